@@ -1,0 +1,16 @@
+"""Fixtures shared by all tests."""
+
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """Real annotations, splits, features, videos and oracles; they live beside the checkout and are never committed."""
+    root = REPOSITORY.parent / "shared" / "data"
+    if not root.is_dir():
+        pytest.skip(f"real data not found beside the checkout ({root.name}/): this test needs it")
+    return root
