@@ -1,8 +1,8 @@
 """Temporal segments: the two notations, overlap, and suppression.
 
 A segment is a pair in the last axis, either (start, end) or (centre, width); the unit (seconds, normalised
-window time, store positions) is the caller's. Everything is batched over leading axes and returns the dtype it
-was given.
+window time, store positions) is the caller's. Everything is batched over leading axes and returns the dtype
+it was given.
 """
 
 from __future__ import annotations
@@ -75,9 +75,9 @@ def giou_pairwise(a: Tensor, b: Tensor) -> Tensor:
 def nms(segments: Tensor, scores: Tensor, *, threshold: float, groups: Tensor | None = None) -> Tensor:
     """Greedy non-maximum suppression.
 
-    segments [N, 2] (start, end); scores [N]; groups [N] integers or None: a segment only suppresses members of
-    its own group (its class). A segment goes when its tIoU with a better kept one exceeds `threshold`. Returns
-    the kept indices (long), best first.
+    segments [N, 2] (start, end); scores [N]; groups [N] integers or None: a segment only suppresses members
+    of its own group (its class). A segment goes when its tIoU with a better kept one exceeds `threshold`.
+    Returns the kept indices (long), best first.
     """
     bounds, score, group = _as_arrays(segments, scores, groups)
     order = np.lexsort((-score, group))  # by group, best first inside each: every group is one slice
@@ -106,9 +106,9 @@ def soft_nms(
 ) -> tuple[Tensor, Tensor]:
     """Gaussian soft-NMS (Bodla et al., 2017): each pick multiplies the others by exp(-tIoU^2 / sigma).
 
-    segments [N, 2] (start, end); scores [N]; groups [N] integers or None: decay stays inside a group (a class),
-    so one call does every class of a video. Picking stops at `max_kept` picks or when no score reaches
-    `min_score`. Returns (indices long [M], decayed scores [M] in the dtype of `scores`), best first.
+    segments [N, 2] (start, end); scores [N]; groups [N] integers or None: decay stays inside a group (a
+    class), so one call does every class of a video. Picking stops at `max_kept` picks or when no score
+    reaches `min_score`. Returns (indices long [M], decayed scores [M] in the dtype of `scores`), best first.
     """
     if sigma <= 0:
         raise ValueError(f"soft-NMS needs sigma > 0, got {sigma}; a small sigma suppresses more")
