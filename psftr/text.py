@@ -1,8 +1,8 @@
 """Action names in words -> prompts -> class-text embeddings, computed once per vocabulary and kept on disk.
 
 The labels of a dataset are never changed: `spell_out` serves the prompt only, and embeddings are looked up by
-the original name. File format: `psftr-text` version 1 (HDF5): datasets `names` (UTF-8) and `embeddings [K, D]`,
-attributes `format`, `version`, `encoder`, `prompt` and, where it is true, `synthetic`.
+the original name. `psftr-text` version 1 is HDF5: datasets `names` (UTF-8) and `embeddings [K, D]`, and the
+attributes `format`, `version`, `encoder`, `prompt` and, where true, `synthetic`.
 """
 
 from __future__ import annotations
@@ -206,7 +206,7 @@ def embed_names(
     template: str = DEFAULT_PROMPT,
     cache_dir: Path | None = None,
 ) -> TextEmbeddings:
-    """Embed a vocabulary, or take it from `cache_dir` if encoder, prompt and names are those of an earlier call.
+    """Embed a vocabulary, or take it from `cache_dir` if encoder, prompt and names were seen before.
 
     A cached file that cannot be read or holds something else is rebuilt, never trusted.
     """
