@@ -1,0 +1,325 @@
+"""Detections, the file they travel in, and what a localizer is: the seam between every method and evaluation.
+
+The file is the ActivityNet results JSON with a version string and one more key, "psftr": what produced it.
+Files of other tools lack that key and read as `Predictions` whose `provenance` is None. A CSV whose header
+names video-id, t-start, t-end, label and score (any order, other columns ignored) reads the same way.
+
+Video ids are kept exactly as written. ActivityNet's leading "v_" is treated in one place,
+`canonical_video_id`: two ids name the same video when they are equal without it, so files with and without it
+meet in evaluation.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import os
+import subprocess
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields
+from functools import cache
+from itertools import groupby
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from psftr import __version__
+from psftr.errors import PsftrError
+
+VERSION = "psftr-predictions-1"
+
+CHECKPOINT_LAST = "last"
+CHECKPOINT_BEST_SEEN = "best-seen-val"
+CHECKPOINT_NONE = "none (training-free)"
+CHECKPOINT_PEER = "peer: best on test classes"
+CHECKPOINT_RULES = (CHECKPOINT_LAST, CHECKPOINT_BEST_SEEN, CHECKPOINT_NONE, CHECKPOINT_PEER)
+
+
+@cache
+def code_version() -> str:
+    """Package version; in a checkout also the commit and whether the tree was changed. Never fails."""
+    root = Path(__file__).resolve().parents[1]
+    if not (root / ".git").exists():
+        return __version__
+    command = ["git", "-C", str(root), "describe", "--always", "--dirty", "--exclude=*", "--abbrev=12"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return __version__
+    return f"{__version__}+g{done.stdout.strip()}"
+
+
+@dataclass(frozen=True, slots=True)
+class Detection:
+    """`label` happens between `start_s` and `end_s` seconds of `video_id`; a higher score is surer."""
+
+    video_id: str
+    label: str
+    start_s: float
+    end_s: float
+    score: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Provenance:
+    """What produced a predictions file.
+
+    split: dataset, source, ratio, index, seen, unseen; None where no classes were trained on or chosen.
+    features: encoder, dim, identity, synthetic.
+    """
+
+    method: str
+    checkpoint_rule: str
+    config: Mapping[str, Any] = field(default_factory=dict)
+    split: Mapping[str, Any] | None = None
+    features: Mapping[str, Any] = field(default_factory=dict)
+    text: Mapping[str, Any] | None = None
+    code_version: str = field(default_factory=code_version)
+
+    def __post_init__(self) -> None:
+        if self.checkpoint_rule not in CHECKPOINT_RULES:
+            raise PsftrError(
+                f"checkpoint rule {self.checkpoint_rule!r} is unknown; "
+                f"give one of {', '.join(CHECKPOINT_RULES)}"
+            )
+
+    def to_dict(self) -> dict[str, Any]:
+        return {f.name: getattr(self, f.name) for f in fields(self)}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Provenance:
+        """Raises PsftrError naming keys that are unknown or absent."""
+        known = [f.name for f in fields(cls)]
+        unknown = sorted(set(values) - set(known))
+        if unknown:
+            raise PsftrError(
+                f"provenance has unknown keys {', '.join(unknown)}; this psftr ({__version__}) knows "
+                f"{', '.join(known)}: read the file with the psftr that wrote it"
+            )
+        absent = [name for name in known if name not in values]
+        if absent:
+            raise PsftrError(f"provenance lacks {', '.join(absent)}; write it with psftr {__version__}")
+        return cls(**values)
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """`detections` by video id; a video looked at without finding anything maps to an empty tuple.
+
+    external_data: the ActivityNet results key ({"used", "details"}), as written by whoever made the file.
+    """
+
+    detections: Mapping[str, tuple[Detection, ...]]
+    provenance: Provenance | None = None
+    external_data: Mapping[str, Any] | None = None
+
+    @property
+    def num_detections(self) -> int:
+        return sum(map(len, self.detections.values()))
+
+
+class FrameFeatures(Protocol):
+    """What a localizer needs of a video.
+
+    features: [T, D] float32; row i covers frames [i*stride, (i+1)*stride).
+    """
+
+    @property
+    def video_id(self) -> str: ...
+    @property
+    def features(self) -> np.ndarray: ...
+    @property
+    def stride(self) -> int: ...
+    @property
+    def fps(self) -> float: ...
+    @property
+    def duration_s(self) -> float: ...
+
+
+class Localizer(Protocol):
+    """Anything that finds actions, named in plain words, in the features of one whole video."""
+
+    def localize(self, features: FrameFeatures, class_names: Sequence[str]) -> list[Detection]: ...
+
+
+def canonical_video_id(video_id: str) -> str:
+    """The id without ActivityNet's leading "v_": what two files are compared by."""
+    return video_id.removeprefix("v_")
+
+
+def write_predictions(path: str | os.PathLike[str], predictions: Predictions) -> Path:
+    """Write the JSON form, best score first in each video, replacing `path` only once the file is complete.
+
+    Raises PsftrError for a detection that could not be read back.
+    """
+    path = Path(path)
+    results = {}
+    for video_id, detections in predictions.detections.items():
+        for number, detection in enumerate(detections, 1):
+            if detection.video_id != video_id:
+                raise PsftrError(f"{path}: detection {number} under {video_id} says {detection.video_id}")
+            _check(detection, f"{path}: {video_id}, detection {number}")
+        results[video_id] = [
+            {"segment": [float(d.start_s), float(d.end_s)], "label": d.label, "score": float(d.score)}
+            for d in sorted(detections, key=lambda d: -d.score)
+        ]
+    content: dict[str, Any] = {"version": VERSION, "results": results}
+    content["external_data"] = dict(predictions.external_data or {"used": False, "details": ""})
+    if predictions.provenance is not None:
+        content["psftr"] = predictions.provenance.to_dict()
+        if predictions.external_data is None:
+            encoder = predictions.provenance.features.get("encoder", "not stated")
+            details = f"features: {encoder}; no external classifier"
+            content["external_data"] = {"used": True, "details": details}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            json.dump(content, file, allow_nan=False, default=_plain)
+        os.chmod(temporary, 0o644)  # mkstemp's 0600 would keep a shared folder's other users out
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+    return path
+
+
+def read_predictions(path: str | os.PathLike[str]) -> Predictions:
+    """Read JSON (ours or any ActivityNet results file) or a .csv. Raises PsftrError naming file and row."""
+    path = Path(path)
+    if not path.is_file():
+        raise PsftrError(f"{path}: no such predictions file; give the .json or .csv of psftr or another tool")
+    return _read_csv(path) if path.suffix.lower() == ".csv" else _read_json(path)
+
+
+def read_csv_rows(path: Path, columns: Sequence[str]) -> Iterator[tuple[str, dict[str, str]]]:
+    """("FILE row N", cells of `columns`) of each line below a header that names at least `columns`.
+
+    The header is row 1, as in a spreadsheet.
+    """
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        reader = csv.reader(file, skipinitialspace=True)
+        header = [name.strip() for name in next(reader, [])]
+        absent = [name for name in columns if name not in header]
+        if absent:
+            raise PsftrError(
+                f"{path}: the header names {', '.join(header) or 'nothing'} but not {', '.join(absent)}; "
+                f"the first line must name {','.join(columns)}"
+            )
+        places = {name: header.index(name) for name in columns}
+        for cells in reader:
+            if not cells:
+                continue
+            where = f"{path} row {reader.line_num}"
+            if len(cells) != len(header):
+                raise PsftrError(f"{where}: {len(cells)} cells where the header has {len(header)}")
+            yield where, {name: cells[place].strip() for name, place in places.items()}
+
+
+def csv_seconds(where: str, row: Mapping[str, str], column: str) -> float:
+    """The number in `column`; raises PsftrError naming row and column."""
+    try:
+        return float(row[column])
+    except ValueError:
+        raise PsftrError(f"{where}: {column} is {row[column]!r}, not a number") from None
+
+
+def group_by_video(detections: Iterable[Detection]) -> dict[str, tuple[Detection, ...]]:
+    """Detections in any order -> by video id, in order of first appearance."""
+    grouped: dict[str, list[Detection]] = {}
+    for video_id, run in groupby(detections, key=lambda d: d.video_id):
+        grouped.setdefault(video_id, []).extend(run)
+    return {video_id: tuple(found) for video_id, found in grouped.items()}
+
+
+def _read_csv(path: Path) -> Predictions:
+    detections = []
+    for where, row in read_csv_rows(path, ("video-id", "t-start", "t-end", "label", "score")):
+        start_s, end_s, score = (csv_seconds(where, row, name) for name in ("t-start", "t-end", "score"))
+        detections.append(Detection(row["video-id"], row["label"], start_s, end_s, score))
+        _check(detections[-1], where)
+    return Predictions(group_by_video(detections))
+
+
+def _read_json(path: Path) -> Predictions:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=_object_without_duplicates)
+    except PsftrError as error:
+        raise PsftrError(f"{path}: {error}") from None
+    except ValueError as error:
+        raise PsftrError(f"{path}: not JSON ({error}); give an ActivityNet results JSON or a .csv") from None
+    if not isinstance(content, dict) or not isinstance(content.get("results"), dict):
+        raise PsftrError(
+            f'{path}: no "results" object; an ActivityNet results JSON is '
+            '{"results": {ID: [{"segment": [START, END], "label": NAME, "score": NUMBER}]}}'
+        )
+    version = str(content.get("version", ""))
+    if version.startswith("psftr-predictions-") and version != VERSION:
+        raise PsftrError(f"{path}: version {version}; this psftr reads {VERSION}: use the one that wrote it")
+    provenance = None
+    if content.get("psftr") is not None:
+        try:
+            provenance = Provenance.from_dict(content["psftr"])
+        except PsftrError as error:
+            raise PsftrError(f"{path}: {error}") from None
+    detections = {}
+    for video_id, rows in content["results"].items():
+        if not isinstance(rows, list):
+            raise PsftrError(f"{path}: {video_id} holds {type(rows).__name__}, not a list of detections")
+        detections[video_id] = tuple(_detection(path, video_id, n, row) for n, row in enumerate(rows, 1))
+    external = content.get("external_data")
+    return Predictions(detections, provenance, external if isinstance(external, dict) else None)
+
+
+def _detection(path: Path, video_id: str, number: int, row: Any) -> Detection:
+    try:
+        start_s, end_s = row["segment"]
+        detection = Detection(video_id, row["label"], float(start_s), float(end_s), float(row["score"]))
+    except (KeyError, TypeError, ValueError):
+        raise PsftrError(
+            f"{path}: {video_id}, detection {number}: {json.dumps(row)[:120]} is not "
+            f'{{"segment": [START, END], "label": NAME, "score": NUMBER}}'
+        ) from None
+    if not isinstance(detection.label, str):
+        raise PsftrError(f"{path}: {video_id}, detection {number}: label {detection.label!r} is not a string")
+    _check(detection, f"{path}: {video_id}, detection {number}")
+    return detection
+
+
+def _check(detection: Detection, where: str) -> None:
+    start_s, end_s, score = detection.start_s, detection.end_s, detection.score
+    if not (math.isfinite(start_s) and math.isfinite(end_s) and math.isfinite(score)):
+        raise PsftrError(
+            f"{where}: segment [{start_s}, {end_s}] with score {score} is not finite; every number must be"
+        )
+    if end_s < start_s:
+        raise PsftrError(f"{where}: segment [{start_s}, {end_s}] ends before it starts")
+    if not detection.label or not detection.video_id:
+        raise PsftrError(f"{where}: {'label' if detection.video_id else 'video id'} is empty")
+
+
+def _object_without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    values = dict(pairs)
+    if len(values) != len(pairs):
+        keys = [key for key, _ in pairs]
+        twice = next(key for key in keys if keys.count(key) > 1)
+        raise PsftrError(f"{twice!r} is listed twice in one object; merge the two entries")
+    return values
+
+
+def _plain(value: Any) -> Any:
+    """NumPy scalars, tuples' kin, paths and dataclasses inside a config, as JSON."""
+    if isinstance(value, np.ndarray | np.generic):
+        return value.tolist()
+    if isinstance(value, Mapping):
+        return dict(value)
+    if isinstance(value, set | frozenset):
+        return sorted(value)
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    if hasattr(value, "__dataclass_fields__"):
+        return asdict(value)
+    raise PsftrError(f"provenance holds {value!r}, not plain data; store numbers, strings, lists and dicts")
