@@ -40,7 +40,7 @@ def temporal_deform_attn(
 def temporal_deform_attn_reference(
     values: Tensor, locations: Tensor, weights: Tensor, level_lengths: Sequence[int]
 ) -> Tensor:
-    """The slow twin of `temporal_deform_attn`: gather, interpolate, sum; plain PyTorch, twice differentiable."""
+    """The slow twin of `temporal_deform_attn`: gather, interpolate, sum. Twice differentiable."""
     check_inputs(values, locations, weights, level_lengths)
     batch, _, heads, dim = values.shape
     queries, levels = locations.shape[1], locations.shape[3]
@@ -63,7 +63,9 @@ def temporal_deform_attn_reference(
 
 
 def row_position(locations: Tensor, length: int) -> Tensor:
-    """Locations in [0,1] -> row positions x*T_l - 0.5, exact: in float32 the product errs by 1e-4 rows at T_l = 2304.
+    """Locations in [0,1] -> row positions x*T_l - 0.5, exact.
+
+    In float32 the product alone errs by 1e-4 rows at T_l = 2304.
 
     The result is clamped to just outside the level, where everything reads as zero anyway, so that infinite
     locations stay harmless; NaN stays NaN.
