@@ -1,0 +1,81 @@
+"""`psftr VERB …`: the front door. Verbs are imported only when called, so `--help` is quick."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import sys
+from collections.abc import Sequence
+
+from psftr import __version__
+from psftr.errors import PsftrError
+
+# verb: (kind, one line). Hydra verbs take key=value overrides, flag verbs plain flags.
+VERBS: dict[str, tuple[str, str]] = {
+    "prepare": ("flags", "fetch or import annotations and class splits, check them, report trouble"),
+    "extract": ("flags", "videos -> CLIP frame features (HDF5 feature store)"),
+    "train": ("hydra", "train on the seen classes of a split; -m sweeps"),
+    "evaluate": ("hydra", "localize the unseen classes and score: one run, a multirun of ten, or a predictions file"),
+    "bench": ("flags", "ratios of our code to named baselines, measured in one run"),
+}
+EXIT_BAD_INPUT = 2
+
+
+def usage() -> str:
+    width = max(map(len, VERBS))
+    lines = [
+        f"psftr {__version__}: find actions nobody annotated (zero-shot temporal action localization)",
+        "",
+        "usage: psftr VERB … | psftr VERB --help",
+        "",
+        *(f"  {verb.ljust(width)}  {text}" for verb, (_, text) in VERBS.items()),
+        "",
+        "example: psftr train split.index=0        # the embedded synthetic world, a minute or two on two cores",
+    ]
+    return "\n".join(lines)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one verb. Returns the exit status: 0, 2 for bad input (one line on stderr), 130 when interrupted."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        print(usage())
+        return 0 if arguments else EXIT_BAD_INPUT
+    if arguments[0] in ("-V", "--version"):
+        print(f"psftr {__version__}")
+        return 0
+    verb, rest = arguments[0], arguments[1:]
+    try:
+        if verb not in VERBS:
+            import difflib
+
+            near = difflib.get_close_matches(verb, VERBS, n=1)
+            hint = f"did you mean '{near[0]}'?" if near else f"verbs: {', '.join(VERBS)}"
+            raise PsftrError(f"no verb '{verb}'; {hint}")
+        module = importlib.import_module(f"psftr.cli.{verb}")
+        if VERBS[verb][0] == "hydra":
+            from psftr.cli.hydra_app import run_hydra_verb
+
+            return run_hydra_verb(verb, module, rest)
+        parser = argparse.ArgumentParser(
+            prog=f"psftr {verb}",
+            description=module.__doc__,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        module.add_arguments(parser)
+        return module.run(parser.parse_args(rest)) or 0
+    except (PsftrError, OSError) as error:
+        print(f"psftr {verb}: error: {one_line(error)}", file=sys.stderr)
+        return EXIT_BAD_INPUT
+    except KeyboardInterrupt:
+        print(f"psftr {verb}: interrupted", file=sys.stderr)
+        return 130
+
+
+def one_line(error: BaseException) -> str:
+    """The message of an error on one line (`OSError` prints its number and file as Python does)."""
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+if __name__ == "__main__":
+    sys.exit(main())
