@@ -1,6 +1,7 @@
 """Hydra at the door: composes the configuration, names mistyped keys before any work, keeps errors to one line.
 
-A Hydra verb is a module with `CONFIG` (its file in conf/), `HELP` and `run(cfg)`; nothing below this package sees a DictConfig.
+A Hydra verb is a module with `CONFIG` (its file in conf/), `HELP` and `run(cfg)`; nothing below this package sees
+a DictConfig.
 """
 
 from __future__ import annotations

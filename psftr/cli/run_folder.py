@@ -1,6 +1,6 @@
 """A run folder: what a training run leaves behind, and what `evaluate` and `predict` read again.
 
-    run.json            what the run is: config, split, seen and unseen classes, feature-store identity, code version, status
+    run.json            what the run is: config, split, seen and unseen classes, feature store, code version, status
     checkpoints/        Lightning checkpoints: last.ckpt, and best.ckpt under checkpoint.rule=best
     model.safetensors   weights for use and sharing, with config.json beside them
     metrics.csv         every logged value
@@ -82,10 +82,10 @@ def find_runs(folder: Path) -> list[RunFolder]:
         raise PsftrError(f"no folder {folder}: give a run or a multirun folder written by `psftr train`")
     if (folder / "run.json").is_file():
         return [RunFolder(folder)]
-    runs = sorted(
-        (RunFolder(child.parent) for child in folder.glob("*/run.json")),
-        key=lambda run: (not run.path.name.isdigit(), int(run.path.name) if run.path.name.isdigit() else 0, run.path.name),
-    )
+    folders = [child.parent for child in folder.glob("*/run.json")]
+    # job numbers in numeric order, other names after them
+    folders.sort(key=lambda path: (0, int(path.name), "") if path.name.isdigit() else (1, 0, path.name))
+    runs = [RunFolder(path) for path in folders]
     if not runs and not (folder / "multirun.yaml").is_file():
         raise PsftrError(f"no run.json in {folder} or one level below it: give a folder written by `psftr train`")
     return runs
