@@ -4,9 +4,8 @@ The file is the ActivityNet results JSON with a version string and one more key,
 Files of other tools lack that key and read as `Predictions` whose `provenance` is None. A CSV whose header
 names video-id, t-start, t-end, label and score (any order, other columns ignored) reads the same way.
 
-Video ids are kept exactly as written. ActivityNet's leading "v_" is treated in one place,
-`canonical_video_id`: two ids name the same video when they are equal without it, so files with and without it
-meet in evaluation.
+Video ids are kept exactly as written; where predictions meet annotations, ids are compared by the rule of
+`psftr.data.annotations.canonical_id` (ActivityNet's leading "v_" does not matter).
 """
 
 from __future__ import annotations
@@ -82,8 +81,7 @@ class Provenance:
     def __post_init__(self) -> None:
         if self.checkpoint_rule not in CHECKPOINT_RULES:
             raise PsftrError(
-                f"checkpoint rule {self.checkpoint_rule!r} is unknown; "
-                f"give one of {', '.join(CHECKPOINT_RULES)}"
+                f"checkpoint rule {self.checkpoint_rule!r} is unknown; give one of {', '.join(CHECKPOINT_RULES)}"
             )
 
     def to_dict(self) -> dict[str, Any]:
@@ -121,10 +119,16 @@ class Predictions:
         return sum(map(len, self.detections.values()))
 
 
+class Timeline(Protocol):
+    """Where store rows lie in time: row i begins at `seconds(i)` and ends at `seconds(i + 1)`."""
+
+    def seconds(self, position: float) -> float: ...
+
+
 class FrameFeatures(Protocol):
     """What a localizer needs of a video.
 
-    features: [T, D] float32; row i covers frames [i*stride, (i+1)*stride).
+    features: [T, D] float32, one row per step of `timeline`.
     """
 
     @property
@@ -132,22 +136,15 @@ class FrameFeatures(Protocol):
     @property
     def features(self) -> np.ndarray: ...
     @property
-    def stride(self) -> int: ...
-    @property
-    def fps(self) -> float: ...
-    @property
     def duration_s(self) -> float: ...
+    @property
+    def timeline(self) -> Timeline: ...
 
 
 class Localizer(Protocol):
     """Anything that finds actions, named in plain words, in the features of one whole video."""
 
     def localize(self, features: FrameFeatures, class_names: Sequence[str]) -> list[Detection]: ...
-
-
-def canonical_video_id(video_id: str) -> str:
-    """The id without ActivityNet's leading "v_": what two files are compared by."""
-    return video_id.removeprefix("v_")
 
 
 def write_predictions(path: str | os.PathLike[str], predictions: Predictions) -> Path:

@@ -8,7 +8,6 @@ from psftr.predictions import (
     Detection,
     Predictions,
     Provenance,
-    canonical_video_id,
     code_version,
     group_by_video,
     read_predictions,
@@ -156,11 +155,6 @@ def test_writing_refuses_what_reading_would(tmp_path: Path, detection: Detection
 def test_an_unknown_checkpoint_rule_is_refused():
     with pytest.raises(PsftrError, match="'luckiest' is unknown; give one of last, best-seen-val"):
         provenance(checkpoint_rule="luckiest")
-
-
-def test_ids_meet_without_the_leading_v():
-    assert canonical_video_id("v_QOlSCBRmfWY") == canonical_video_id("QOlSCBRmfWY") == "QOlSCBRmfWY"
-    assert canonical_video_id("video_test_0000004") == "video_test_0000004"
 
 
 def test_code_version_starts_with_the_package_version():
