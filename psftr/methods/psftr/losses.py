@@ -1,0 +1,62 @@
+"""The terms of eq. 8-11 as pure functions of tensors, unweighted.
+
+Query terms are sums over the queries given; the criterion divides them by the number of actions. Every function
+is finite, with a gradient path, when given no query at all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from psftr.segments import centre_width_to_start_end, tiou_paired
+
+
+def class_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
+    """Cross-entropy over the K given names, summed: logits [M, K] and labels [M] of matched queries."""
+    return F.cross_entropy(logits, labels, reduction="sum")
+
+
+def segment_l1(segments_cw: Tensor, goal_cw: Tensor) -> Tensor:
+    """|centre error| + |width error| of matched pairs [M, 2], summed (eq. 8)."""
+    return (segments_cw - goal_cw).abs().sum()
+
+
+def segment_overlap(
+    segments_cw: Tensor, goal_cw: Tensor, *, overlap: Callable[[Tensor, Tensor], Tensor] = tiou_paired
+) -> Tensor:
+    """1 - tIoU (or 1 - gIoU with `giou_paired`) of matched pairs [M, 2], summed (eq. 8)."""
+    return (1 - overlap(centre_width_to_start_end(segments_cw), centre_width_to_start_end(goal_cw))).sum()
+
+
+def sigmoid_focal(logits: Tensor, labels: Tensor, *, alpha: float = 0.25, gamma: float = 2.0) -> Tensor:
+    """Focal loss (Lin et al., 2017) per element: logits and labels in {0, 1} of one shape -> that shape (eq. 9).
+
+    -alpha_t (1 - p_t)^gamma log p_t, with alpha_t = alpha for positives and 1 - alpha for the rest.
+    """
+    cross_entropy = F.binary_cross_entropy_with_logits(logits, labels, reduction="none")
+    p = logits.sigmoid()
+    p_of_label = p * labels + (1 - p) * (1 - labels)
+    alpha_of_label = alpha * labels + (1 - alpha) * (1 - labels)
+    return alpha_of_label * (1 - p_of_label) ** gamma * cross_entropy
+
+
+def saliency_bce(logits: Tensor, is_action: Tensor, is_padding: Tensor) -> Tensor:
+    """Binary cross-entropy per frame, averaged over the batch's valid frames (eq. 10): all [B, T]."""
+    loss = F.binary_cross_entropy_with_logits(logits, is_action, reduction="none")
+    return _mean_of_valid(loss, is_padding)
+
+
+def saliency_focal(
+    logits: Tensor, is_action: Tensor, is_padding: Tensor, *, alpha: float = 0.25, gamma: float = 2.0
+) -> Tensor:
+    """Focal form of `saliency_bce`, as the peers train it: all [B, T]."""
+    return _mean_of_valid(sigmoid_focal(logits, is_action, alpha=alpha, gamma=gamma), is_padding)
+
+
+def _mean_of_valid(loss: Tensor, is_padding: Tensor) -> Tensor:
+    is_valid = ~is_padding
+    return torch.where(is_valid, loss, 0.0).sum() / is_valid.sum().clamp(min=1)
