@@ -1,0 +1,303 @@
+"""Temporal action annotations in seconds: the ActivityNet layout (and a plain CSV) in, `Annotations` out.
+
+Nothing is repaired silently. A row that means something odd stays and is named in `Annotations.troubles`; a row that
+can mean nothing (no length, not a number, a label outside the vocabulary) is left out and named there too; a file that
+cannot be understood is a `PsftrError` naming file, video and row.
+"""
+
+from __future__ import annotations
+
+import csv
+import difflib
+import json
+import math
+import os
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from psftr.errors import PsftrError
+
+# Containers, frame counts and annotators disagree about a video's length by up to a few frames: a segment may end this
+# much after it without being called trouble.
+PAST_END_TOLERANCE_S = 0.1
+
+# Kinds of trouble. Those marked "left out" are not among a video's actions; all others are, exactly as written.
+PAST_END = "segment past the end of the video"
+BEFORE_START = "segment before the start of the video"
+DUPLICATE = "duplicate segment"
+TWO_LABELS = "two labels on one segment"
+NO_DURATION = "missing duration"  # `Video.duration_s` is NaN and the end of the video is not checked
+EMPTY = "segment without length"  # left out: start >= end
+NON_FINITE = "non-finite number"  # left out
+UNKNOWN_LABEL = "label outside the classes"  # left out
+
+CSV_COLUMNS = ("video-id", "t-start", "t-end", "label")
+
+
+def canonical_id(video_id: str) -> str:
+    """The one rule that joins annotation, feature and prediction files: `v_` before an 11-character id is dropped.
+
+    ActivityNet's ids are YouTube ids, always 11 characters, and its feature files write `v_` before them. Ids of any
+    other length (THUMOS14's `video_test_0000004`, the YouTube id `v_UmAH95xls` itself) stay as they are.
+    """
+    return video_id[2:] if len(video_id) == 13 and video_id.startswith("v_") else video_id
+
+
+def nearest_names(names: Iterable[str], known: Iterable[str]) -> str:
+    """`'GolfSwng' (nearest known: 'GolfSwing')` for each of at most five names, for one-line errors."""
+    known = sorted(known)
+    by_lower = {name.lower(): name for name in known}
+    told = []
+    names = list(names)
+    for name in names[:5]:
+        near = difflib.get_close_matches(name.lower(), by_lower, n=1, cutoff=0.5)
+        told.append(f"{name!r}" + (f" (nearest known: {by_lower[near[0]]!r})" if near else ""))
+    return ", ".join(told) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+
+
+@dataclass(frozen=True, slots=True)
+class Action:
+    start_s: float
+    end_s: float
+    label: str
+
+
+@dataclass(frozen=True, slots=True)
+class Video:
+    """`duration_s` is NaN where the file does not say it; `subset` is '' then too."""
+
+    video_id: str
+    subset: str
+    duration_s: float
+    fps: float | None
+    actions: tuple[Action, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Trouble:
+    kind: str
+    video_id: str
+    detail: str
+
+
+@dataclass(frozen=True)
+class Annotations:
+    """Videos by canonical id, in the file's order; `ignored` actions are neither ground truth nor background."""
+
+    videos: Mapping[str, Video]
+    troubles: tuple[Trouble, ...] = ()
+    ignored: Mapping[str, tuple[Action, ...]] = field(default_factory=dict)
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        return tuple(sorted({action.label for video in self.videos.values() for action in video.actions}))
+
+    @property
+    def subsets(self) -> tuple[str, ...]:
+        return tuple(sorted({video.subset for video in self.videos.values()}))
+
+    def subset(self, name: str) -> list[Video]:
+        """Videos of one subset. Raises PsftrError if no video is in it."""
+        videos = [video for video in self.videos.values() if video.subset == name]
+        if not videos:
+            raise PsftrError(f"no video is in subset {name!r}; there are {', '.join(map(repr, self.subsets))}")
+        return videos
+
+    def only_classes(self, names: Iterable[str]) -> Annotations:
+        """The same videos with the actions of other labels dropped."""
+        kept = frozenset(names)
+        return self.with_videos(
+            replace(video, actions=tuple(a for a in video.actions if a.label in kept)) for video in self.videos.values()
+        )
+
+    def with_videos(self, videos: Iterable[Video]) -> Annotations:
+        """These videos in place of all others; troubles and ignored actions of videos that are gone go too."""
+        by_id = {video.video_id: video for video in videos}
+        return Annotations(
+            videos=by_id,
+            troubles=tuple(t for t in self.troubles if t.video_id in by_id),
+            ignored={video_id: actions for video_id, actions in self.ignored.items() if video_id in by_id},
+        )
+
+    def trouble_counts(self) -> dict[str, int]:
+        """Kind -> number, most frequent first."""
+        return dict(Counter(trouble.kind for trouble in self.troubles).most_common())
+
+
+def read_annotations(
+    path: str | Path, *, ignore_labels: Sequence[str] = ("Ambiguous",), classes: Iterable[str] | None = None
+) -> Annotations:
+    """Read an ActivityNet-style JSON, or a CSV whose header names `video-id,t-start,t-end,label` (seconds).
+
+    Labels outside `classes` (default: the file's own `classes` list, if it has one) are left out and named. A CSV knows
+    no durations (NaN); a `subset` column is used when present. Raises PsftrError for a file that cannot be understood.
+    """
+    path = Path(path)
+    if path.suffix.lower() == ".csv":
+        entries: Mapping[str, Any] = _csv_entries(path)
+    else:
+        document = _load_json(path)
+        if not isinstance(document, dict) or not isinstance(document.get("database"), dict):
+            raise PsftrError(f'{path}: no "database" object; expected {{"database": {{id: …}}}}')
+        entries = document["database"]
+        if classes is None and isinstance(document.get("classes"), list):
+            classes = document["classes"]
+    if not entries:
+        raise PsftrError(f"{path}: no video in it")
+    known = None if classes is None else frozenset(classes)
+    videos: dict[str, Video] = {}
+    ignored: dict[str, tuple[Action, ...]] = {}
+    troubles: list[Trouble] = []
+    for key, entry in entries.items():
+        video_id = canonical_id(key)
+        if video_id in videos:
+            raise PsftrError(f"{path}: video {video_id!r} appears twice (with and without 'v_'); remove one")
+        where = f"{path}: video {key!r}"
+        video, left_out = _read_video(where, video_id, entry, frozenset(ignore_labels), known, troubles)
+        videos[video_id] = video
+        if left_out:
+            ignored[video_id] = left_out
+    return Annotations(videos=videos, troubles=tuple(troubles), ignored=ignored)
+
+
+def write_annotations(path: str | Path, annotations: Annotations) -> None:
+    """Write the ActivityNet layout, ignored actions included; replaces `path` only when complete."""
+    database: dict[str, Any] = {}
+    for video_id, video in annotations.videos.items():
+        entry: dict[str, Any] = {"subset": video.subset}
+        if math.isfinite(video.duration_s):
+            entry["duration"] = video.duration_s
+        if video.fps is not None:
+            entry["fps"] = video.fps
+        actions = (*video.actions, *annotations.ignored.get(video_id, ()))
+        entry["annotations"] = [{"segment": [a.start_s, a.end_s], "label": a.label} for a in actions]
+        database[video_id] = entry
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    temporary.write_text(json.dumps({"database": database}, allow_nan=False, ensure_ascii=False), encoding="utf-8")
+    temporary.replace(path)
+
+
+def _read_video(
+    where: str,
+    video_id: str,
+    entry: Any,
+    ignore_labels: frozenset[str],
+    known: frozenset[str] | None,
+    troubles: list[Trouble],
+) -> tuple[Video, tuple[Action, ...]]:
+    if not isinstance(entry, dict) or not isinstance(entry.get("annotations"), list):
+        raise PsftrError(f'{where}: expected an object with a list "annotations", got {_short(entry)}')
+
+    def note(kind: str, detail: str) -> None:
+        troubles.append(Trouble(kind, video_id, detail))
+
+    duration_s = _positive(entry.get("duration"))
+    if duration_s is None and "csv" not in entry:
+        note(NO_DURATION, f"duration is {entry.get('duration')!r}")
+    if entry.get("fps") is not None and _positive(entry["fps"]) is None:
+        note(NON_FINITE, f"fps is {entry['fps']!r}: left out")
+    actions: list[Action] = []
+    ignored: list[Action] = []
+    labels_of: dict[tuple[float, float], list[str]] = {}
+    for row, annotation in enumerate(entry["annotations"]):
+        action = _read_action(f"{where}, annotation {row}", annotation)
+        told = f"{action.start_s:g} to {action.end_s:g} s, {action.label}"
+        if not (math.isfinite(action.start_s) and math.isfinite(action.end_s)):
+            note(NON_FINITE, f"{told}: left out")
+            continue
+        if action.start_s >= action.end_s:
+            note(EMPTY, f"{told}: left out")
+            continue
+        if action.label in ignore_labels:
+            ignored.append(action)
+            continue
+        if known is not None and action.label not in known:
+            note(UNKNOWN_LABEL, f"{told}: left out; label {nearest_names([action.label], known)}")
+            continue
+        if duration_s is not None and action.end_s > duration_s + PAST_END_TOLERANCE_S:
+            note(PAST_END, f"{told}; the video lasts {duration_s:g} s")
+        if action.start_s < -PAST_END_TOLERANCE_S:
+            note(BEFORE_START, told)
+        if action in actions:
+            note(DUPLICATE, told)
+        labels_of.setdefault((action.start_s, action.end_s), []).append(action.label)
+        actions.append(action)
+    for (start_s, end_s), labels in labels_of.items():
+        if len(set(labels)) > 1:
+            note(TWO_LABELS, f"{start_s:g} to {end_s:g} s: {', '.join(sorted(set(labels)))}")
+    video = Video(
+        video_id=video_id,
+        subset=str(entry.get("subset") or ""),
+        duration_s=math.nan if duration_s is None else duration_s,
+        fps=_positive(entry.get("fps")),
+        actions=tuple(actions),
+    )
+    return video, tuple(ignored)
+
+
+def _read_action(where: str, annotation: Any) -> Action:
+    if not isinstance(annotation, dict):
+        raise PsftrError(f'{where}: expected {{"segment": [start, end], "label"}}, got {_short(annotation)}')
+    segment, label = annotation.get("segment"), annotation.get("label")
+    if not isinstance(segment, list) or len(segment) != 2 or not all(_is_number(x) for x in segment):
+        raise PsftrError(f"{where}: segment must be two numbers in seconds, got {_short(segment)}")
+    if not isinstance(label, str) or not label:
+        raise PsftrError(f"{where}: label must be a non-empty string, got {_short(label)}")
+    return Action(float(segment[0]), float(segment[1]), label)
+
+
+def _load_json(path: Path) -> Any:
+    def no_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        made = dict(pairs)
+        if len(made) != len(pairs):  # json keeps the last of two equal keys and says nothing
+            repeated = next(key for key, count in Counter(key for key, _ in pairs).items() if count > 1)
+            raise PsftrError(f"{path}: key {repeated!r} appears twice in one object; remove one")
+        return made
+
+    try:
+        return json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=no_repeats)
+    except FileNotFoundError:
+        raise PsftrError(f"{path}: no such file; `psftr prepare` makes annotations, or give another path") from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise PsftrError(f"{path}: not valid JSON: {error}") from None
+
+
+def _csv_entries(path: Path) -> dict[str, Any]:
+    entries: dict[str, Any] = {}
+    if not path.is_file():
+        raise PsftrError(f"{path}: no such file")
+    with path.open(newline="", encoding="utf-8-sig") as lines:
+        reader = csv.DictReader(lines, skipinitialspace=True)
+        missing = [column for column in CSV_COLUMNS if column not in (reader.fieldnames or ())]
+        if missing:
+            raise PsftrError(f"{path}: the header lacks {', '.join(missing)}; it must name {','.join(CSV_COLUMNS)}")
+        for row in reader:
+            try:
+                segment = [float(row["t-start"]), float(row["t-end"])]
+            except (TypeError, ValueError):
+                raise PsftrError(
+                    f"{path}: line {reader.line_num}: t-start and t-end must be numbers in seconds, "
+                    f"got {row['t-start']!r} and {row['t-end']!r}"
+                ) from None
+            # `csv` says that a missing duration is the format's, not this file's
+            entry = entries.setdefault(row["video-id"], {"csv": True, "subset": row.get("subset"), "annotations": []})
+            entry["annotations"].append({"segment": segment, "label": row["label"]})
+    return entries
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def _positive(value: Any) -> float | None:
+    return float(value) if _is_number(value) and math.isfinite(value) and value > 0 else None
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else text[:77] + "…"
