@@ -1,0 +1,106 @@
+"""PSFTR, the network of Figure 2: frames and class names in, segments with class logits over these names out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from psftr.errors import PsftrError
+from psftr.methods.psftr.sgqg import SGQG
+from psftr.methods.psftr.ssae import SSAE, TemporalConvolution
+
+__all__ = ["PSFTR", "LayerOutputs", "Outputs"]
+
+
+@dataclass(frozen=True)
+class LayerOutputs:
+    """What one decoder layer predicts for every query; all float32."""
+
+    class_logits: Tensor  # [B,Q,K] over the names given to forward
+    segments_cw: Tensor  # [B,Q,2] centre and width in units of the window's T rows, in (0,1)
+    actionness_logits: Tensor  # [B,Q]
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """Predictions of the last decoder layer, of the frames, and of the earlier layers if auxiliary outputs are on."""
+
+    final: LayerOutputs
+    saliency_logits: Tensor  # [B,T] float32
+    auxiliary: tuple[LayerOutputs, ...]  # first layer first
+
+
+class PSFTR(nn.Module):
+    """SSAE encodes, SGQG decodes, SPDE enriches the queries for classification; `build_network` puts one together.
+
+    The class list is an input: no parameter depends on K, reordering names permutes class logits and nothing else.
+    Decoder layers before `first_output` give no outputs (0: auxiliary outputs of all, layers - 1: only the last).
+    """
+
+    def __init__(
+        self,
+        *,
+        convolution: TemporalConvolution,
+        text_projection: nn.Module,
+        encoder: SSAE,
+        decoder: SGQG,
+        spde: nn.Module,
+        class_head: nn.Module,
+        actionness_head: nn.Module,
+        saliency_head: nn.Module,
+        feature_dim: int,
+        text_dim: int,
+        first_output: int,
+    ) -> None:
+        super().__init__()
+        self.convolution = convolution
+        self.text_projection = text_projection
+        self.encoder = encoder
+        self.decoder = decoder
+        self.spde = spde
+        self.class_head = class_head
+        self.actionness_head = actionness_head
+        self.saliency_head = saliency_head
+        self.feature_dim = feature_dim
+        self.text_dim = text_dim
+        self.first_output = first_output
+
+    def forward(self, features: Tensor, is_padding: Tensor, text: Tensor) -> Outputs:
+        """features V [B,T,D], is_padding [B,T] bool (True = padding, its content is ignored), text T [K,Dt] -> Outputs.
+
+        Raises PsftrError if a shape does not fit.
+        """
+        self._check(features, is_padding, text)
+        features = features.masked_fill(is_padding[..., None], 0.0)
+        visual = self.convolution(features, is_padding)  # V~
+        visual, fused_text = self.encoder(visual, self.text_projection(text)[None], is_padding)  # F^, T^: eq. 1-2
+        queries, segments_cw = self.decoder(visual, fused_text, is_padding)  # Q^ of every layer: eq. 3-4
+        queries, segments_cw = queries[self.first_output :], segments_cw[self.first_output :]
+        class_queries = self.spde(queries, features, text, is_padding)  # Q_cls: eq. 5-6
+        class_logits = self.class_head(class_queries, segments_cw, features, text)
+        predicted = zip(class_logits, segments_cw, self.actionness_head(queries), strict=True)
+        layers = [LayerOutputs(*layer) for layer in predicted]
+        return Outputs(layers[-1], self.saliency_head(visual, is_padding), tuple(layers[:-1]))
+
+    def backbone_parameters(self) -> list[nn.Parameter]:
+        """What the paper's "lr backbone" applies to: the temporal convolution over the frozen CLIP features."""
+        return list(self.convolution.convolution.parameters())
+
+    def _check(self, features: Tensor, is_padding: Tensor, text: Tensor) -> None:
+        if features.dim() != 3 or features.shape[-1] != self.feature_dim:
+            raise PsftrError(
+                f"features must be [B,T,{self.feature_dim}] for this network, got {list(features.shape)}: "
+                "use features of the encoder it was built for"
+            )
+        if is_padding.dtype != torch.bool or is_padding.shape != features.shape[:2]:
+            raise PsftrError(
+                f"is_padding must be bool {list(features.shape[:2])} like the features, "
+                f"got {is_padding.dtype} {list(is_padding.shape)}"
+            )
+        if text.dim() != 2 or text.shape[-1] != self.text_dim or text.shape[0] == 0:
+            raise PsftrError(
+                f"text must be [K,{self.text_dim}] with at least one name for this network, "
+                f"got {list(text.shape)}: embed the names with the encoder it was built for"
+            )
