@@ -369,10 +369,12 @@ def _entries_of(
     file: h5py.File, path: Path, shard: int, dim: int, incomplete: list[str]
 ) -> Iterator[tuple[str, _Entry]]:
     for name, group in file["videos"].items() if "videos" in file else ():
-        if not _is_complete(group):
+        try:
+            attributes = {key: group.attrs[key].item() for key in VIDEO_ATTRIBUTES}
+            shape = group["features"].shape
+        except (KeyError, AttributeError, ValueError):
             incomplete.append(name)
             continue
-        attributes, shape = {key: group.attrs[key] for key in VIDEO_ATTRIBUTES}, group["features"].shape
         where = f"{path}: video {name!r}"
         _check_attributes(where, attributes)
         if len(shape) != 2 or shape[0] == 0 or shape[1] != dim:
