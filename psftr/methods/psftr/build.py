@@ -63,6 +63,11 @@ VARIANTS = {
     "spde": ("none", "residual", "concat_mlp", "mlp_residual"),
     "class_head": ("cosine", "clip_adapter", "attention_pool"),
 }
+LEAST = dict.fromkeys(
+    ("feature_dim", "text_dim", "dim", "heads", "encoder_layers", "decoder_layers", "ffn_expansion"), 1
+)
+# a softmax over one of these would be constant and leave what feeds it untrained
+LEAST |= dict.fromkeys(("points", "queries", "roi_bins"), 2)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,10 +108,9 @@ class NetworkConfig:
                     f"{name} {value!r} is unknown, did you mean {_nearest(value, allowed)!r}? "
                     f"Choose one of {', '.join(allowed)}"
                 )
-        sizes = ("feature_dim", "text_dim", "dim", "heads", "points", "encoder_layers", "decoder_layers")
-        for name in (*sizes, "queries", "ffn_expansion", "roi_bins"):
-            if (size := getattr(self, name)) < 1:
-                raise PsftrError(f"{name} must be at least 1, got {size}")
+        for name, least in LEAST.items():
+            if (size := getattr(self, name)) < least:
+                raise PsftrError(f"{name} must be at least {least}, got {size}")
         self._check_fit()
 
     def _check_fit(self) -> None:

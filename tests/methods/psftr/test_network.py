@@ -1,0 +1,153 @@
+"""PSFTR as a whole: vocabularies as input, padding, other samples, precision, refusals."""
+
+import dataclasses
+
+import pytest
+import torch
+
+from psftr.errors import PsftrError
+from psftr.methods.psftr.build import NetworkConfig, build_network
+
+CONFIG = NetworkConfig(feature_dim=12, text_dim=12, dim=16, heads=4, points=2, decoder_layers=3, queries=6)
+CLASS_HEADS = ("cosine", "clip_adapter", "attention_pool")
+
+
+def _network(**changes):
+    torch.manual_seed(0)
+    network = build_network(dataclasses.replace(CONFIG, **changes)).eval()
+    with torch.no_grad():  # away from the special values of a fresh network
+        for parameter in network.parameters():
+            parameter.add_(0.05 * torch.randn_like(parameter))
+    return network
+
+
+def _batch(*, valid=(20, 13, 1), length=20, width=12, names=5):
+    generator = torch.Generator().manual_seed(1)
+    features = torch.randn(len(valid), length, width, generator=generator)
+    is_padding = torch.arange(length) >= torch.tensor(valid)[:, None]
+    return features, is_padding, torch.randn(names, width, generator=generator)
+
+
+def _tensors(outputs):
+    """All outputs by name; class logits divided by the logit scale, as the cosines they are."""
+    tensors = {"saliency_logits": outputs.saliency_logits}
+    for index, layer in enumerate((*outputs.auxiliary, outputs.final)):
+        tensors |= {f"{name}/{index}": getattr(layer, name) for name in vars(layer)}
+        tensors[f"class_logits/{index}"] = layer.class_logits / CONFIG.logit_scale
+    return tensors
+
+
+def _assert_same(left, right):
+    left, right = _tensors(left), _tensors(right)
+    assert left.keys() == right.keys()
+    for name, tensor in left.items():
+        torch.testing.assert_close(tensor, right[name], atol=1e-5, rtol=1e-5, msg=lambda m, n=name: f"{n}: {m}")
+
+
+def test_outputs_of_every_layer():
+    outputs = _network()(*_batch())
+    assert len(outputs.auxiliary) == 2
+    for layer in (*outputs.auxiliary, outputs.final):
+        assert layer.class_logits.shape == (3, 6, 5)
+        assert layer.segments_cw.shape == (3, 6, 2)
+        assert layer.actionness_logits.shape == (3, 6)
+        assert ((layer.segments_cw > 0) & (layer.segments_cw < 1)).all()
+    assert outputs.saliency_logits.shape == (3, 20)
+    assert _network(auxiliary=False)(*_batch()).auxiliary == ()
+
+
+def test_auxiliary_outputs_change_nothing_else():
+    with_auxiliary, without = _network()(*_batch()), _network(auxiliary=False)(*_batch())
+    _assert_same(dataclasses.replace(with_auxiliary, auxiliary=()), without)
+
+
+@pytest.mark.parametrize("class_head", CLASS_HEADS)
+def test_reordering_names_permutes_class_logits_and_changes_nothing_else(class_head):
+    network, (features, is_padding, text) = _network(class_head=class_head), _batch()
+    order = torch.tensor([3, 0, 4, 1, 2])
+    expected = network(features, is_padding, text)
+    expected = dataclasses.replace(
+        expected,
+        final=dataclasses.replace(expected.final, class_logits=expected.final.class_logits[..., order]),
+        auxiliary=tuple(
+            dataclasses.replace(layer, class_logits=layer.class_logits[..., order]) for layer in expected.auxiliary
+        ),
+    )
+    assert expected.final.class_logits.std(dim=-1).mean() > 1  # distinct logits: the permutation is seen
+    _assert_same(network(features, is_padding, text[order]), expected)
+
+
+def test_the_same_weights_serve_any_number_of_names():
+    network, (features, is_padding, text) = _network(), _batch(names=40)
+    for names in (1, 2, 40):
+        assert network(features, is_padding, text[:names]).final.class_logits.shape == (3, 6, names)
+
+
+@pytest.mark.parametrize("class_head", CLASS_HEADS)
+def test_the_content_of_padding_is_ignored(class_head):
+    network, (features, is_padding, text) = _network(class_head=class_head), _batch()
+    expected = network(features, is_padding, text)
+    for garbage in (1e4, float("nan")):
+        _assert_same(network(features.masked_fill(is_padding[..., None], garbage), is_padding, text), expected)
+
+
+@pytest.mark.parametrize("refine", [True, False])
+def test_a_sample_does_not_depend_on_the_others(refine):
+    network, (features, is_padding, text) = _network(refine=refine), _batch()
+    together = network(features, is_padding, text)
+    for sample in range(3):
+        alone = network(features[sample : sample + 1], is_padding[sample : sample + 1], text)
+        for name, tensor in _tensors(alone).items():
+            torch.testing.assert_close(
+                tensor[0], _tensors(together)[name][sample], atol=1e-5, rtol=1e-5, msg=lambda m, n=name: f"{n}: {m}"
+            )
+
+
+def test_one_frame_among_padding_stays_finite():
+    network, (features, is_padding, text) = _network().train(), _batch(valid=(1, 1))
+    outputs = network(features, is_padding, text)
+    tensors = _tensors(outputs).values()
+    assert all(tensor.isfinite().all() for tensor in tensors)
+    sum(tensor.square().mean() for tensor in tensors).backward()
+    assert all(parameter.grad.isfinite().all() for parameter in network.parameters())
+
+
+@pytest.mark.parametrize("class_head", CLASS_HEADS)
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_autocast_gives_float32_outputs_near_the_full_precision_ones(class_head, dtype):
+    network, batch = _network(class_head=class_head), _batch()
+    expected = _tensors(network(*batch))
+    with torch.autocast("cpu", dtype=dtype):
+        outputs = _tensors(network(*batch))
+    for name, tensor in outputs.items():
+        assert tensor.dtype == torch.float32, name
+    for name in ("saliency_logits", "segments_cw/2", "actionness_logits/2"):
+        torch.testing.assert_close(outputs[name], expected[name], atol=0.08, rtol=0.05)
+    torch.testing.assert_close(outputs["class_logits/2"], expected["class_logits/2"], atol=0.08, rtol=0.05)
+
+
+def test_compiles_without_graph_breaks():
+    network, batch = _network(), _batch()
+    compiled = torch.compile(network, backend="eager", fullgraph=True)
+    _assert_same(compiled(*batch), network(*batch))
+
+
+def test_backbone_parameters_are_the_temporal_convolution():
+    network = _network()
+    assert [tuple(p.shape) for p in network.backbone_parameters()] == [(16, 12, 3), (16,)]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"features": torch.zeros(3, 20, 9)}, r"features must be \[B,T,12\] for this network, got \[3, 20, 9\]"),
+        ({"is_padding": torch.zeros(3, 20)}, r"is_padding must be bool \[3, 20\] like the features, got torch.float32"),
+        ({"is_padding": torch.zeros(3, 9).bool()}, r"is_padding must be bool \[3, 20\].*got torch.bool \[3, 9\]"),
+        ({"text": torch.zeros(5, 9)}, r"text must be \[K,12\] with at least one name for this network, got \[5, 9\]"),
+        ({"text": torch.zeros(0, 12)}, r"with at least one name for this network, got \[0, 12\]"),
+    ],
+)
+def test_inputs_that_do_not_fit_are_refused(change, message):
+    batch = dict(zip(("features", "is_padding", "text"), _batch(), strict=True)) | change
+    with pytest.raises(PsftrError, match=message):
+        _network()(**batch)
