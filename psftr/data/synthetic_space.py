@@ -1,0 +1,280 @@
+"""The geometry of synthetic features: words as directions, class sentences, frames as sums of directions.
+
+Pure arrays and seeds, no files (those are in synthetic.py). What a frame is made of, in unit lengths of `Recipe`:
+
+- what does not change in a video: CLIP's common direction, the common topic of all classes (people doing something),
+  the video's own style, and clutter (objects and scenes of other classes);
+- scene and object, visible to a varying degree *inside and outside* the actions, so that similarity to the class
+  sentence is high everywhere;
+- only while an action runs: its motion, an oscillation in a subspace all motions share, and what all actions share, a
+  direction each for beginning, course and end, and livelier changes from frame to frame. A localizer can learn these
+  from seen classes and find them in unseen ones; no sentence describes them;
+- hard negatives between the actions: the object close up at rest, and motions no class names, which have the course of
+  an action but neither beginning nor end;
+- nuisance: Ornstein-Uhlenbeck processes of several time constants, much of it in the directions that carry the signal,
+  and white noise.
+
+A sentence knows the words through a noisy copy of their directions (imperfect image-text agreement, weakest for
+motions), and every class has its own weight of the common part and its own bias.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.signal import lfilter
+
+from psftr.text import spell_out
+
+FRAME_NORM = 10.6  # the real files say 10.3 to 10.9
+TEXT_NORM = 10.0
+_NUM_PHASES, _NUM_JITTER, _NUM_MOTIONS, _NUM_BROAD = 3, 8, 12, 32
+_FILLER = frozenset(
+    ["a", "an", "and", "at", "by", "doing", "for", "from", "in", "into", "of", "on", "or", "playing", "some", "the"]
+    + ["to", "up", "using", "with"]
+)
+_NUM_SCENES = 12  # a real class name says nothing about the scene: one of so many
+_IDLE_MOTIONS = ("walking", "waiting", "turning", "pointing", "bending", "waving")
+
+
+def seeded(seed: int, *keys: object) -> np.random.Generator:
+    """Random numbers that depend on the seed and the keys alone, not on the order of calls."""
+    digest = hashlib.sha256("/".join(map(str, (seed, *keys))).encode()).digest()
+    return np.random.default_rng(int.from_bytes(digest[:8], "little"))
+
+
+def _unit(vectors: np.ndarray) -> np.ndarray:
+    return vectors / np.linalg.norm(vectors, axis=-1, keepdims=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Composition:
+    """The words a class is made of."""
+
+    name: str
+    motion: str
+    objects: tuple[str, ...]
+    scene: str
+
+
+def compose(name: str) -> Composition:
+    """The composition of a real class name: the first word in -ing, else the last, is its motion; the rest are objects.
+
+    The scene is one of a few, drawn by the name's hash. So `HammerThrow` and `JavelinThrow` share a motion,
+    `CricketShot` and `CricketBowling` an object, `Diving` and `CliffDiving` a motion.
+    """
+    words = [word for word in spell_out(name).lower().replace("-", " ").split() if word not in _FILLER]
+    words = words or [name.lower()]
+    motion = next((word for word in words if word.endswith("ing")), words[-1])
+    objects = tuple(word for word in words if word != motion) or (motion,)
+    return Composition(name, motion, objects, f"scene {seeded(0, 'scene', name).integers(_NUM_SCENES)}")
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """Strengths of the parts, as lengths beside a frame of about one.
+
+    The defaults were set so that the statistics of real CLIP features hold (tests/data/test_synthetic.py) and so that
+    similarity to the sentence alone localizes little, while what all actions share can be learned.
+    """
+
+    common: float = 0.70
+    topic: float = 0.50
+    style: float = 0.35
+    scene: float = 0.30
+    object: float = 0.28
+    clutter: float = 0.20  # of each of three
+    visibility: float = 0.38  # standard deviation of how visible scene and object are
+    close_up: float = 0.45  # how often the object is fully visible during an action
+    motion: float = 0.27
+    course: float = 0.15
+    boundary: float = 0.17
+    jitter: float = 0.09
+    fade_s: float = 0.35
+    nuisance: tuple[tuple[float, float], ...] = ((0.15, 0.07), (0.10, 0.5), (0.09, 3.0), (0.10, 12.0))  # strength, s
+    nuisance_phases: float = 3.0  # weight of the shared directions among those the nuisance moves in
+    nuisance_motions: float = 2.0
+    white: float = 0.11
+    agreement: tuple[float, float, float] = (0.22, 0.48, 0.52)  # image-text, for motion, object and scene words
+    agreement_spread: float = 0.10
+    text_common: float = 0.55  # squared; mean over the classes
+    text_spread: float = 0.06
+    text_topic: float = 0.28
+    text_bias: float = 0.012
+    unrelated: float = 0.155  # cosine of any frame and a sentence about something else altogether
+
+
+class Space:
+    """Directions of length one for words and for what all actions share; the same for the same seed and dim."""
+
+    def __init__(self, *, seed: int, dim: int = 512, recipe: Recipe | None = None) -> None:
+        if dim < 64:
+            raise ValueError(f"synthetic features need at least 64 dimensions, got dim={dim}")
+        self.seed, self.dim, self.recipe = seed, dim, recipe or Recipe()
+        rng = seeded(seed, "space", dim)
+        frame = np.linalg.qr(rng.standard_normal((dim, 3 + _NUM_PHASES + _NUM_JITTER + _NUM_MOTIONS)))[0].T
+        self.common, self.topic, self._text_common = frame[:3]
+        self.beginning, self.course, self.end = phases = frame[3:6]
+        self.jitter, self.motions = frame[6 : 6 + _NUM_JITTER], frame[6 + _NUM_JITTER :]
+        moved = np.concatenate([phases, self.motions, _unit(rng.standard_normal((_NUM_BROAD, dim)))])
+        weights = np.concatenate(
+            [
+                np.full(_NUM_PHASES, self.recipe.nuisance_phases),
+                np.full(_NUM_MOTIONS, self.recipe.nuisance_motions),
+                0.93 ** np.arange(_NUM_BROAD),
+            ]
+        )
+        self.nuisance = (moved * (weights / np.linalg.norm(weights))[:, None]).astype(np.float32)
+        self._words: dict[tuple[str, str], np.ndarray] = {}
+
+    def word(self, role: str, word: str) -> np.ndarray:
+        """[dim] the direction of a word as "motion", "object" or "scene"; motions share a subspace."""
+        if (role, word) not in self._words:
+            rng = seeded(self.seed, "word", role, word)
+            within = self.motions if role.startswith("motion") else np.eye(self.dim)
+            self._words[role, word] = _unit(rng.standard_normal(len(within)) @ within)
+        return self._words[role, word]
+
+    def objects(self, composition: Composition) -> np.ndarray:
+        return _unit(np.sum([self.word("object", word) for word in composition.objects], axis=0))
+
+    def scene(self, composition: Composition) -> np.ndarray:
+        return self.word("scene", composition.scene)
+
+    def _heard(self, role: str, word: str, agreement: float) -> np.ndarray:
+        """A word in the text encoder's ear: partly its direction among images, partly one of its own."""
+        rng = seeded(self.seed, "text", role, word)
+        agreement = float(np.clip(agreement + self.recipe.agreement_spread * rng.standard_normal(), 0.0, 0.95))
+        own = _unit(rng.standard_normal(self.dim))
+        return agreement * self.word(role, word) + math.sqrt(1 - agreement**2) * own
+
+    def text(self, composition: Composition, *, on_topic: bool = True) -> np.ndarray:
+        """[dim] of length TEXT_NORM: the class sentence; `on_topic=False` makes it one about something else."""
+        recipe, rng = self.recipe, seeded(self.seed, "class", composition.name)
+        of_motion, of_object, of_scene = recipe.agreement
+        words = 0.62 * self._heard("motion", composition.motion, of_motion)
+        words += 0.60 * _unit(np.sum([self._heard("object", word, of_object) for word in composition.objects], axis=0))
+        words += 0.50 * self._heard("scene", composition.scene, of_scene)
+        share = float(np.clip(recipe.text_common + recipe.text_spread * rng.standard_normal(), 0.2, 0.75))
+        bias = recipe.text_bias * rng.standard_normal() * self.common
+        topic = recipe.text_topic if on_topic else 0.0
+        gap = recipe.unrelated / (recipe.common * math.sqrt(recipe.text_common))  # the modality gap, as a cosine
+        common = gap * self.common + math.sqrt(1 - gap**2) * self._text_common
+        content = topic * self.topic + math.sqrt(1 - share - topic**2) * _unit(words)
+        return TEXT_NORM * _unit(math.sqrt(share) * common + content + bias)
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """On a timeline: an "action", or a hard negative, "still" (object at rest) or "idle" (no class's motion)."""
+
+    start_s: float
+    end_s: float
+    kind: str
+    composition: Composition
+
+
+def hard_negatives(
+    taken: Iterable[tuple[float, float]], duration_s: float, main: Composition, rng: np.random.Generator
+) -> list[Event]:
+    """Events in the gaps between the spans `taken` (seconds), at least half a second from either neighbour."""
+    events, cursor_s = [], 0.0
+    for start_s, end_s in [*sorted(taken), (duration_s, duration_s)]:
+        while start_s - cursor_s > 2.5 and rng.random() < 0.75:
+            length_s = min(start_s - cursor_s - 1.0, float(np.clip(rng.lognormal(1.1, 0.6), 1.0, 10.0)))
+            begin_s = cursor_s + 0.5 + rng.uniform(0, min(start_s - cursor_s - 1.0 - length_s, 4.0))
+            motion = str(rng.choice(_IDLE_MOTIONS))
+            composition = Composition(main.name, motion, main.objects, main.scene)
+            events.append(Event(begin_s, begin_s + length_s, rng.choice(["still", "idle"]), composition))
+            cursor_s = begin_s + length_s
+        cursor_s = max(cursor_s, end_s)
+    return events
+
+
+def _amount(times_s: np.ndarray, event: Event, fade_s: float) -> np.ndarray:
+    """[T] in [0, 1]: how much of the event is in the frame; it fades in and out across its boundaries."""
+    fade_s = min(fade_s, (event.end_s - event.start_s) / 2)
+    rise = np.clip((times_s - event.start_s) / fade_s + 0.5, 0, 1)
+    return rise * np.clip((event.end_s - times_s) / fade_s + 0.5, 0, 1)
+
+
+def _wander(rng: np.random.Generator, steps: int, width: int, step_s: float, time_constant_s: float) -> np.ndarray:
+    """[steps, width] stationary Ornstein-Uhlenbeck processes of variance one, sampled every `step_s`."""
+    keep = math.exp(-step_s / time_constant_s)
+    noise = rng.standard_normal((steps, width), dtype=np.float32)
+    noise[1:] *= math.sqrt(1 - keep**2)
+    return lfilter(np.ones(1, np.float32), np.array([1.0, -keep], np.float32), noise, axis=0)
+
+
+def render(
+    space: Space,
+    events: Sequence[Event],
+    *,
+    main: Composition,
+    clutter: Sequence[np.ndarray],
+    steps: int,
+    step_s: float,
+    rng: np.random.Generator,
+) -> np.ndarray:
+    """[steps, dim] float32 frame features, one per `step_s` seconds, taken at the middle of each step."""
+    recipe = space.recipe
+    times_s = (np.arange(steps) + 0.5) * step_s
+    mixture: dict[object, tuple[np.ndarray, np.ndarray]] = {}  # key: (direction [dim], strength [T])
+
+    def add(key: object, direction: np.ndarray, strength: np.ndarray | float) -> None:
+        before = mixture[key][1] if key in mixture else np.zeros(steps)
+        mixture[key] = direction, before + strength
+
+    def add_instance(key: object, direction: np.ndarray, strength: np.ndarray | float) -> None:
+        own = _unit(direction + 0.6 * _unit(rng.standard_normal(space.dim)))  # no two barrels look the same
+        add(key, own, strength)
+
+    def add_motion(event: Event, amount: np.ndarray) -> None:
+        since_s, length_s, motion = times_s - event.start_s, event.end_s - event.start_s, event.composition.motion
+        beat = 2 * math.pi * (rng.uniform(0.4, 1.4) * since_s + rng.uniform())
+        add(("motion", motion), space.word("motion", motion), recipe.motion * amount * (0.8 + 0.3 * np.sin(beat)))
+        add(("turn", motion), space.word("motion turned", motion), recipe.motion * 0.5 * amount * np.cos(beat))
+        add("course", space.course, recipe.course * amount)
+        if event.kind == "action":
+            width_s, peak = min(max(0.4, 0.15 * length_s), 1.5), recipe.boundary * amount.max()
+            add("beginning", space.beginning, peak * np.exp(-0.5 * (since_s / width_s) ** 2))
+            add("end", space.end, peak * np.exp(-0.5 * ((since_s - length_s) / width_s) ** 2))
+
+    visible = np.clip((0.85, 0.70) + recipe.visibility * _wander(rng, steps, 2, step_s, 2.5), 0.1, 1.3)
+    lively = np.zeros(steps)
+    others: dict[Composition, np.ndarray] = {}  # a second class brings its object, and some of its scene
+    for event in events:
+        amount = _amount(times_s, event, recipe.fade_s * rng.uniform(0.6, 1.6))
+        if event.kind != "still":
+            strength = rng.uniform(0.75, 1.25) * (1.0 if event.kind == "action" else 0.8)
+            add_motion(event, strength * amount)
+            lively = np.maximum(lively, strength * amount)
+        if event.composition.name != main.name:
+            others[event.composition] = np.maximum(others.get(event.composition, 0.0), amount)
+        elif event.kind == "still" or rng.random() < recipe.close_up:
+            visible[:, 1] = np.maximum(visible[:, 1], amount)
+    add("common", space.common, recipe.common)
+    add("topic", space.topic, recipe.topic)
+    add("style", _unit(rng.standard_normal(space.dim)), recipe.style)
+    add_instance("scene", space.scene(main), recipe.scene * visible[:, 0])
+    add_instance("object", space.objects(main), recipe.object * visible[:, 1])
+    for composition, amount in others.items():
+        add_instance(("object", composition), space.objects(composition), recipe.object * amount)
+        add_instance(("scene", composition), space.scene(composition), 0.5 * recipe.scene * amount)
+    clutter_visible = np.clip(1 + 0.4 * _wander(rng, steps, len(clutter), step_s, 4.0), 0, 2)
+    for number, direction in enumerate(clutter):
+        add_instance(("clutter", number), direction, recipe.clutter * clutter_visible[:, number])
+    shaking = recipe.jitter / math.sqrt(_NUM_JITTER) * _wander(rng, steps, _NUM_JITTER, step_s, 0.1)
+    for number, direction in enumerate(space.jitter):
+        add(("jitter", number), direction, lively * shaking[:, number])
+    directions, strengths = (np.stack(part).astype(np.float32) for part in zip(*mixture.values(), strict=True))
+    frames = strengths.T @ directions
+    for strength, time_constant_s in recipe.nuisance:
+        wandering = _wander(rng, steps, len(space.nuisance), step_s, time_constant_s)
+        frames += np.float32(strength) * (wandering @ space.nuisance)
+    frames += np.float32(recipe.white / math.sqrt(space.dim)) * rng.standard_normal(frames.shape, dtype=np.float32)
+    return _unit(frames) * (FRAME_NORM * (1 + 0.02 * rng.standard_normal((steps, 1), dtype=np.float32)))
