@@ -107,5 +107,5 @@ def test_padding_of_the_target_lists_changes_nothing():
 
 def test_outputs_that_are_not_finite_are_named():
     outputs = layer([[[float("nan"), 0.2]]])
-    with pytest.raises(PsftrError, match="training has diverged; lower optimizer.lr"):
+    with pytest.raises(PsftrError, match=r"training has diverged; lower optimizer\.lr"):
         match(outputs, [target([0], [[0.2, 0.2]])])

@@ -1,0 +1,106 @@
+"""The training objective (eq. 11): match, call the losses, weight them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from psftr.methods.psftr import losses
+from psftr.methods.psftr.matcher import Matches, match
+from psftr.segments import tiou_paired
+
+if TYPE_CHECKING:
+    from psftr.data.datamodule import Batch, Target
+    from psftr.methods.psftr.network import LayerOutputs, Outputs
+
+
+@dataclass(frozen=True, kw_only=True)
+class LossWeights:
+    """Table 5's coefficients (THUMOS14; ActivityNet has saliency 2)."""
+
+    class_: float = 2.0
+    l1: float = 5.0
+    iou: float = 2.0
+    actionness: float = 3.0
+    saliency: float = 3.0
+
+
+class Criterion:
+    """Outputs and a batch -> every weighted loss term, and "total", their sum.
+
+    Keys: "class", "l1", "iou", "actionness", "saliency", and "aux0/class" … for each earlier decoder layer, which
+    is matched by itself. Query terms are sums divided by max(1, mean number of actions per rank). Computed in
+    float32 whatever autocast says.
+    """
+
+    def __init__(
+        self,
+        *,
+        matcher: Callable[[LayerOutputs, Sequence[Target]], Matches] = match,
+        weights: LossWeights | None = None,
+        overlap: Callable[[Tensor, Tensor], Tensor] = tiou_paired,
+        saliency_loss: Callable[[Tensor, Tensor, Tensor], Tensor] = losses.saliency_bce,
+        alpha: float = 0.25,
+        gamma: float = 2.0,
+    ) -> None:
+        self.matcher = matcher
+        self.weights = weights or LossWeights()
+        self.overlap = overlap
+        self.saliency_loss = saliency_loss
+        self.alpha = alpha
+        self.gamma = gamma
+
+    def __call__(self, outputs: Outputs, batch: Batch) -> dict[str, Tensor]:
+        with torch.autocast(outputs.saliency_logits.device.type, enabled=False):
+            num_actions = count_actions(batch.targets, outputs.saliency_logits.device)
+            terms = self._query_terms(outputs.final, batch.targets, num_actions)
+            terms["saliency"] = self.weights.saliency * self.saliency_loss(
+                outputs.saliency_logits.float(), batch.is_action.float(), batch.is_padding
+            )
+            for i, layer in enumerate(outputs.auxiliary):
+                layer_terms = self._query_terms(layer, batch.targets, num_actions)
+                terms |= {f"aux{i}/{name}": term for name, term in layer_terms.items()}
+            terms["total"] = torch.stack(list(terms.values())).sum()
+        return terms
+
+    def _query_terms(self, layer: LayerOutputs, targets: Sequence[Target], num_actions: Tensor) -> dict[str, Tensor]:
+        window, query, labels, goal_cw = _gather(self.matcher(layer, targets), targets)
+        class_logits = layer.class_logits.float()[window, query]  # [M, K]
+        segments_cw = layer.segments_cw.float()[window, query]  # [M, 2]
+        actionness = layer.actionness_logits.float()
+        is_matched = torch.zeros_like(actionness)
+        is_matched[window, query] = 1.0
+        focal = losses.sigmoid_focal(actionness, is_matched, alpha=self.alpha, gamma=self.gamma).sum()
+        w = self.weights
+        return {
+            "class": w.class_ * losses.class_cross_entropy(class_logits, labels) / num_actions,
+            "l1": w.l1 * losses.segment_l1(segments_cw, goal_cw) / num_actions,
+            "iou": w.iou * losses.segment_overlap(segments_cw, goal_cw, overlap=self.overlap) / num_actions,
+            "actionness": w.actionness * focal / num_actions,
+        }
+
+
+def count_actions(targets: Sequence[Target], device: torch.device) -> Tensor:
+    """max(1, number of actions in the batch, averaged over ranks): DDP averages gradients, so this sums them."""
+    count = torch.tensor(float(sum(len(target.labels) for target in targets)), device=device)
+    if dist.is_available() and dist.is_initialized():
+        dist.all_reduce(count)
+        count /= dist.get_world_size()
+    return count.clamp(min=1.0)
+
+
+def _gather(matches: Matches, targets: Sequence[Target]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Per-window matches -> flat (window [M], query [M], label [M], segment [M, 2]) on the targets' device."""
+    device = targets[0].labels.device
+    window = torch.cat([torch.full_like(query, b) for b, (query, _) in enumerate(matches)]).to(device)
+    query = torch.cat([query for query, _ in matches]).to(device)
+    first = torch.tensor([0, *(len(t.labels) for t in targets[:-1])]).cumsum(0)
+    goal = torch.cat([goal + first[b] for b, (_, goal) in enumerate(matches)]).to(device)
+    labels = torch.cat([target.labels for target in targets])[goal]
+    goal_cw = torch.cat([target.segments_cw for target in targets])[goal].float()
+    return window, query, labels, goal_cw
