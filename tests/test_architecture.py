@@ -1,4 +1,4 @@
-"""Imports go one way (README, map of the code): a file imports its own room and rooms below it, never sideways or up."""
+"""Imports go one way (README, map of the code): a file imports its own room and rooms below, never sideways or up."""
 
 import ast
 from pathlib import Path
