@@ -1,0 +1,248 @@
+from functools import partial
+from types import SimpleNamespace
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import tensor
+from torchvision.ops import roi_align
+
+from psftr.data.windows import Timeline, Window
+from psftr.errors import PsftrError
+from psftr.methods.psftr.decode import (
+    Decoder,
+    WindowDetections,
+    hard_nms_merge,
+    peer_merge,
+    roi_align_mean,
+    soft_nms_merge,
+    text_similarity,
+)
+from psftr.methods.psftr.network import LayerOutputs, Outputs
+
+NAMES = ("jump", "run")
+
+
+def test_roi_align_equals_torchvision_aligned_on_the_valid_rows():
+    generator = torch.Generator().manual_seed(0)
+    features = torch.randn(3, 40, 6, generator=generator)
+    num_valid = tensor([40, 25, 1])
+    edges = torch.rand(3, 50, 2, generator=generator).sort(-1).values
+    edges[:, 0] = tensor([0.0, 1.0])  # the whole window
+    edges[:, 1] = tensor([0.0, 0.003])  # less than a row at either end
+    edges[:, 2] = tensor([0.997, 1.0])
+    segments = edges * num_valid.view(-1, 1, 1)
+    ours = roi_align_mean(features, segments, num_valid, bins=16)
+    for b, valid in enumerate(num_valid.tolist()):
+        image = features[b, :valid].T[None, :, None, :]  # [1, D, height 1, T]
+        zeros, ones = torch.zeros(50), torch.ones(50)
+        boxes = torch.stack((segments[b, :, 0], zeros, segments[b, :, 1], ones), dim=-1)  # x1, y1, x2, y2
+        theirs = roi_align(image, [boxes], output_size=(1, 16), aligned=True)  # [50, D, 1, 16]
+        torch.testing.assert_close(ours[b], theirs.mean(-1).squeeze(-1), rtol=1e-4, atol=1e-5)
+
+
+def test_roi_of_whole_rows_is_their_mean_and_of_no_length_the_value_there():
+    features = tensor([[[0.0], [10.0], [20.0], [30.0], [99.0]]])
+    segments = tensor([[[1.0, 3.0], [2.5, 2.5], [2.0, 2.0], [3.0, 4.0]]])
+    pooled = roi_align_mean(features, segments, tensor([4]), bins=16)
+    # [1, 3) covers rows 1 and 2; 2.5 is the middle of row 2; 2.0 lies between rows 1 and 2. Row 4 is padding:
+    # the last valid row holds its value up to its end, where the interpolation before it weighs in by 1/8.
+    assert pooled[0, :3, 0].tolist() == pytest.approx([15.0, 20.0, 15.0])
+    assert pooled[0, 3, 0].item() == pytest.approx(30.0 - 10.0 / 8)
+
+
+def window(*, offset=0.0, num_valid=10, size=10, duration_s=100.0, video_id="v"):
+    timeline = Timeline(stride=10, fps=10.0, num_steps=100, duration_s=duration_s)  # a row is a second
+    return Window(video_id, timeline, offset, float(num_valid), num_valid, size)
+
+
+def outputs_of(segments_cw, class_logits, actionness):
+    actionness = tensor(actionness)
+    final = LayerOutputs(
+        class_logits=tensor(class_logits), segments_cw=tensor(segments_cw), actionness_logits=actionness.logit()
+    )
+    return Outputs(final=final, saliency_logits=torch.zeros(len(actionness), 10), auxiliary=())
+
+
+def batch_of(windows, features=None):
+    size = windows[0].size
+    features = torch.ones(len(windows), size, 2) if features is None else features
+    valid = tensor([w.num_valid for w in windows])
+    return SimpleNamespace(
+        features=features, is_padding=torch.arange(size) >= valid.unsqueeze(1), windows=tuple(windows)
+    )
+
+
+def test_scores_are_class_probability_times_actionness_in_seconds_of_the_video():
+    outputs = outputs_of([[[0.5, 0.2], [0.25, 0.1]]], [[[0.0, 0.0], [torch.tensor(3.0).log(), 0.0]]], [[0.5, 0.8]])
+    (found,) = Decoder(roi_weight=0.0).decode(outputs, batch_of([window(offset=20.0)]), torch.eye(2), NAMES)
+    # Query 1: 0.8 * 3/4 jump, 0.8 * 1/4 run over [22, 23]; query 0: 0.5 * 1/2 for both over [24, 26].
+    assert found.scores.tolist() == pytest.approx([0.6, 0.25, 0.25, 0.2])
+    assert found.labels.tolist()[0] == 0
+    assert sorted(found.labels.tolist()[1:3]) == [0, 1]
+    assert found.labels.tolist()[3] == 1
+    expected = [[22.0, 23.0], [24.0, 26.0], [24.0, 26.0], [22.0, 23.0]]
+    torch.testing.assert_close(found.segments_s, tensor(expected))
+    assert found.class_names == NAMES
+
+
+def test_roi_classification_reads_the_frames_of_the_segment():
+    features = torch.zeros(1, 10, 2)
+    features[0, :5, 0] = 7.0  # first half looks like "jump"; the norm must not matter
+    features[0, 5:, 1] = 0.1
+    text = tensor([[2.0, 0.0], [0.0, 0.5]])
+    outputs = outputs_of([[[0.25, 0.3], [0.75, 0.3]]], [[[0.0, 0.0], [0.0, 0.0]]], [[0.9, 0.8]])
+    batch = batch_of([window()], features)
+    roi, head, mixed = (
+        Decoder(roi_weight=w, top_per_window=2).decode(outputs, batch, text, NAMES)[0] for w in (1.0, 0.0, 0.75)
+    )
+    assert roi.labels.tolist() == [0, 1]
+    assert roi.scores.tolist() == pytest.approx([0.9, 0.8])  # cosine 1 against 0, times 100: certain
+    assert head.scores.tolist() == pytest.approx([0.45, 0.45])
+    # 0.75 * 1 + 0.25 * 0.5 = 0.875
+    assert mixed.scores.tolist() == pytest.approx([0.9 * 0.875, 0.8 * 0.875])
+    soft = Decoder(logit_scale=1.0, top_per_window=1).decode(outputs, batch, text, NAMES)[0]
+    assert soft.scores.item() == pytest.approx(0.9 * F.softmax(tensor([1.0, 0.0]), 0)[0].item())
+
+
+def test_reordering_the_names_permutes_the_labels_only():
+    generator = torch.Generator().manual_seed(0)
+    names, order = ("a", "b", "c"), [2, 0, 1]
+    logits = torch.randn(2, 4, 3, generator=generator)
+    text = torch.randn(3, 8, generator=generator)
+    batch = batch_of([window(), window(offset=10.0)], torch.randn(2, 10, 8, generator=generator))
+
+    def decode(logits, text, names):
+        final = LayerOutputs(
+            class_logits=logits,
+            segments_cw=torch.rand(2, 4, 2, generator=torch.Generator().manual_seed(1)),
+            actionness_logits=torch.randn(2, 4, generator=torch.Generator().manual_seed(2)),
+        )
+        outputs = Outputs(final=final, saliency_logits=torch.zeros(2, 10), auxiliary=())
+        return Decoder(roi_weight=0.5).merge_videos(Decoder(roi_weight=0.5).decode(outputs, batch, text, names))
+
+    one = decode(logits, text, names)["v"]
+    other = decode(logits[..., order], text[order], tuple(names[i] for i in order))["v"]
+    assert {(d.label, round(d.start_s, 4)): round(d.score, 5) for d in one} == {
+        (d.label, round(d.start_s, 4)): round(d.score, 5) for d in other
+    }
+
+
+def test_segments_stay_inside_the_valid_rows():
+    # 6 of 10 rows are valid: [0.5, 0.7] is cut at 0.6, [0.7, 0.9] and the empty one disappear, as does what
+    # lies before the window.
+    cw = [[[0.6, 0.2], [0.8, 0.2], [0.3, 0.0], [0.05, 0.3]]]
+    outputs = outputs_of(cw, [[[0.0, 0.0]] * 4], [[0.9, 0.99, 0.98, 0.5]])
+    decoder = Decoder(roi_weight=0.0)
+    (found,) = decoder.decode(outputs, batch_of([window(num_valid=6)]), torch.eye(2), NAMES)
+    torch.testing.assert_close(found.segments_s[::2], tensor([[5.0, 6.0], [0.0, 2.0]]))
+    assert len(found.scores) == 4
+
+
+def test_only_the_best_pairs_of_a_window_are_kept():
+    outputs = outputs_of([[[0.5, 0.2]] * 3], [[[1.0, 0.0]] * 3], [[0.9, 0.8, 0.7]])
+    (found,) = Decoder(roi_weight=0.0, top_per_window=2).decode(outputs, batch_of([window()]), torch.eye(2), NAMES)
+    assert found.labels.tolist() == [0, 0]
+    assert found.scores[0] > found.scores[1]
+
+
+def test_mistakes_are_named():
+    outputs = outputs_of([[[0.5, 0.2]]], [[[0.0, 0.0]]], [[0.5]])
+    with pytest.raises(PsftrError, match="features have 2 dimensions and text 3"):
+        Decoder().decode(outputs, batch_of([window()]), torch.ones(2, 3), NAMES)
+    with pytest.raises(ValueError, match="2 class names for 3 text embeddings"):
+        Decoder().decode(outputs, batch_of([window()]), torch.ones(3, 2), NAMES)
+    broken = outputs_of([[[float("nan"), 0.2]]], [[[0.0, 0.0]]], [[0.5]])
+    with pytest.raises(PsftrError, match="outputs are not finite"):
+        Decoder().decode(broken, batch_of([window()]), torch.eye(2), NAMES)
+    with pytest.raises(PsftrError, match="roi_weight is 2"):
+        Decoder(roi_weight=2)
+    with pytest.raises(PsftrError, match="soft_nms_sigma is 0"):
+        Decoder(soft_nms_sigma=0)
+
+
+def test_decoding_is_float32_inside_autocast():
+    generator = torch.Generator().manual_seed(0)
+    batch = batch_of([window()], torch.randn(1, 10, 8, generator=generator))
+    outputs = outputs_of([[[0.5, 0.2], [0.3, 0.4]]], [[[0.3, 0.1], [0.0, 0.2]]], [[0.5, 0.7]])
+    text = torch.randn(2, 8, generator=generator)
+    plain = Decoder().decode(outputs, batch, text, NAMES)[0].scores
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        inside = Decoder().decode(outputs, batch, text, NAMES)[0].scores
+    assert torch.equal(inside, plain)
+
+
+def test_text_similarity_ignores_norms():
+    assert text_similarity(tensor([[3.0, 0.0]]), tensor([[0.5, 0.0], [9.0, 9.0]])).tolist() == [
+        pytest.approx([1.0, 0.5**0.5])
+    ]
+
+
+def found_in(window_, rows):
+    """rows of (start_s, end_s, label, score)."""
+    return WindowDetections(
+        window=window_,
+        segments_s=tensor([[start, end] for start, end, _, _ in rows]).reshape(-1, 2),
+        labels=tensor([label for _, _, label, _ in rows], dtype=torch.long),
+        scores=tensor([score for _, _, _, score in rows]),
+        class_names=NAMES,
+    )
+
+
+def spans(detections):
+    return [(d.label, round(d.start_s, 3), round(d.end_s, 3), round(d.score, 3)) for d in detections]
+
+
+def test_windows_merge_in_seconds_class_by_class():
+    # Both windows saw [8, 12]; the other class and the distant segment are untouched.
+    first = found_in(window(offset=0), [(8.0, 12.0, 0, 0.9), (1.0, 2.0, 0, 0.3)])
+    second = found_in(window(offset=5), [(8.0, 12.0, 0, 0.8), (8.0, 12.0, 1, 0.7)])
+    merged = spans(soft_nms_merge([first, second], sigma=0.5))
+    # exp(-1 / 0.5) = 0.135: the repeat falls to 0.108.
+    assert merged == [
+        ("jump", 8.0, 12.0, 0.9), ("run", 8.0, 12.0, 0.7), ("jump", 1.0, 2.0, 0.3), ("jump", 8.0, 12.0, 0.108)
+    ]  # fmt: skip
+    assert spans(hard_nms_merge([first, second], threshold=0.4)) == merged[:3]
+    assert spans(hard_nms_merge([first, second], threshold=0.4, max_kept=2)) == merged[:2]
+    assert spans(Decoder(max_per_video=2).merge([first, second])) == merged[:2]
+    assert spans(Decoder(merge_rule=partial(hard_nms_merge, threshold=0.4)).merge([first, second])) == merged[:3]
+
+
+def test_detections_are_clipped_to_the_video():
+    ends_early = window(offset=95, duration_s=99.3)
+    found = found_in(ends_early, [(98.0, 101.0, 0, 0.9), (99.5, 101.0, 0, 0.8), (-1.0, 3.0, 1, 0.7)])
+    merged = Decoder().merge([found])
+    assert spans(merged) == [("jump", 98.0, 99.3, 0.9), ("run", 0.0, 3.0, 0.7)]
+    assert merged[0].end_s <= 99.3  # not the float32 above it
+
+
+def test_videos_are_kept_apart_and_repeated_windows_count_once():
+    one, two = window(video_id="one"), window(video_id="two", offset=3)
+    windows = [
+        found_in(one, [(1.0, 2.0, 0, 0.5)]),
+        found_in(two, []),
+        found_in(one, [(1.0, 2.0, 0, 0.5)]),  # a distributed sampler's padding
+        found_in(window(video_id="one", offset=5), [(6.0, 7.0, 0, 0.4)]),
+    ]
+    merged = Decoder().merge_videos(windows)
+    assert list(merged) == ["one", "two"]
+    assert spans(merged["one"]) == [("jump", 1.0, 2.0, 0.5), ("jump", 6.0, 7.0, 0.4)]
+    assert merged["two"] == ()
+    assert {d.video_id for d in merged["one"]} == {"one"}
+
+
+def test_the_peers_rule_suppresses_in_window_overlaps_only_and_may_repeat():
+    # Windows [0, 10], [8, 18], [16, 26] overlap in [8, 10] and [16, 18].
+    windows = [
+        found_in(window(offset=0), [(2.0, 4.0, 0, 0.5), (2.0, 4.1, 0, 0.4), (7.0, 9.5, 0, 0.9)]),
+        found_in(window(offset=8), [(7.2, 9.5, 0, 0.3), (9.0, 17.0, 0, 0.6)]),
+        found_in(window(offset=16), [(20.0, 22.0, 1, 0.2)]),
+    ]
+    assert spans(peer_merge(windows, threshold=0.4)) == [
+        ("jump", 7.0, 9.5, 0.9),
+        ("jump", 9.0, 17.0, 0.6),
+        ("jump", 9.0, 17.0, 0.6),  # touches both overlaps
+        ("jump", 2.0, 4.0, 0.5),
+        ("jump", 2.0, 4.1, 0.4),  # a near copy, outside every overlap
+        ("run", 20.0, 22.0, 0.2),
+    ]
