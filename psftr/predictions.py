@@ -192,7 +192,7 @@ def read_predictions(path: str | os.PathLike[str]) -> Predictions:
     return _read_csv(path) if path.suffix.lower() == ".csv" else _read_json(path)
 
 
-def read_csv_rows(path: Path, columns: Sequence[str]) -> Iterator[tuple[str, dict[str, str]]]:
+def _csv_rows(path: Path, columns: Sequence[str]) -> Iterator[tuple[str, dict[str, str]]]:
     """("FILE row N", cells of `columns`) of each line below a header that names at least `columns`.
 
     The header is row 1, as in a spreadsheet.
@@ -216,7 +216,7 @@ def read_csv_rows(path: Path, columns: Sequence[str]) -> Iterator[tuple[str, dic
             yield where, {name: cells[place].strip() for name, place in places.items()}
 
 
-def csv_seconds(where: str, row: Mapping[str, str], column: str) -> float:
+def _csv_seconds(where: str, row: Mapping[str, str], column: str) -> float:
     """The number in `column`; raises PsftrError naming row and column."""
     try:
         return float(row[column])
@@ -234,8 +234,8 @@ def group_by_video(detections: Iterable[Detection]) -> dict[str, tuple[Detection
 
 def _read_csv(path: Path) -> Predictions:
     detections = []
-    for where, row in read_csv_rows(path, ("video-id", "t-start", "t-end", "label", "score")):
-        start_s, end_s, score = (csv_seconds(where, row, name) for name in ("t-start", "t-end", "score"))
+    for where, row in _csv_rows(path, ("video-id", "t-start", "t-end", "label", "score")):
+        start_s, end_s, score = (_csv_seconds(where, row, name) for name in ("t-start", "t-end", "score"))
         detections.append(Detection(row["video-id"], row["label"], start_s, end_s, score))
         _check(detections[-1], where)
     return Predictions(group_by_video(detections))

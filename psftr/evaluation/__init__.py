@@ -1,0 +1,1 @@
+"""From a predictions file to numbers, tables and figures; reads files, never a model."""

@@ -1,0 +1,215 @@
+"""One predictions file on one class split: its AP and the facts that go with it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from psftr.data.annotations import Annotations, canonical_id
+from psftr.data.splits import ClassSplit
+from psftr.errors import PsftrError
+from psftr.evaluation.average_precision import ApResult, evaluate_detections
+from psftr.evaluation.facts import Facts, state_facts
+from psftr.evaluation.rules import CLEAN, PEER, PROTOCOLS, Protocol, protocol_for
+from psftr.evaluation.selection import (
+    Selection,
+    name_some,
+    select_scored,
+    videos_under_test,
+    without_double_labels,
+)
+from psftr.predictions import CHECKPOINT_NONE, CHECKPOINT_PEER, Detection, Predictions, Provenance
+
+__all__ = [
+    "CLEAN",
+    "PEER",
+    "PROTOCOLS",
+    "Evaluation",
+    "Protocol",
+    "ap_to_dict",
+    "evaluate_predictions",
+    "protocol_for",
+    "scorer",
+    "split_of",
+]
+
+
+@dataclass(frozen=True, eq=False)
+class Evaluation:
+    """One predictions file under one protocol on one split. `without_double_labels`: see `Protocol`; None
+    where no pair of such classes straddles the split."""
+
+    protocol: Protocol
+    split: ClassSplit | None
+    ap: ApResult
+    facts: Facts
+    num_videos: int
+    without_double_labels: ApResult | None = None
+    num_training_videos: int | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data for JSON; every AP is a fraction of 1, null where a class has no ground truth."""
+        without = self.without_double_labels
+        return {
+            "dataset": self.protocol.dataset,
+            "protocol": self.protocol.name,
+            "synthetic": self.facts.synthetic,
+            "split": self.split and {"ratio": self.split.ratio, "index": self.split.index, "source": self.split.source},
+            "num_videos": self.num_videos,
+            "num_training_videos": self.num_training_videos,
+            "facts": self.facts.to_dict(),
+            **ap_to_dict(self.ap),
+            "without_double_labels": None if without is None else ap_to_dict(without),
+        }
+
+
+def evaluate_predictions(
+    predictions: Predictions,
+    annotations: Annotations,
+    split: ClassSplit | None = None,
+    *,
+    protocol: Protocol,
+    features_identity: str | None = None,
+) -> Evaluation:
+    """Score a predictions file on the unseen classes of `split` (default: the split the file names; if it
+    names none, every annotated class).
+
+    annotations: all of the data set's, seen classes included. features_identity: of the store at hand,
+    compared with the one the file was made from. Raises PsftrError, in one sentence, when file, split,
+    annotations and features do not belong together.
+    """
+    provenance = predictions.provenance
+    stated = split_of(provenance)
+    _refuse_mismatch(provenance, stated, split, protocol, features_identity)
+    split_from_file = split is None and stated is not None
+    split = split or stated
+    videos = videos_under_test(annotations, protocol)
+    wanted = split.unseen if split else tuple(sorted({a.label for v in videos for a in v.actions}))
+    selection = select_scored(predictions, annotations, protocol=protocol, classes=wanted)
+    ap = _score(selection, protocol)
+    single, double_text = without_double_labels(selection, videos, protocol, split)
+    facts = state_facts(
+        predictions=predictions,
+        protocol=protocol,
+        split=split,
+        split_from_file=split_from_file,
+        selection=selection,
+        double_labels=double_text,
+    )
+    return Evaluation(
+        protocol=protocol,
+        split=split,
+        ap=ap,
+        facts=facts,
+        num_videos=len(selection.ground_truth),
+        without_double_labels=_score(single, protocol) if single else None,
+        num_training_videos=_num_training_videos(annotations, protocol, split),
+    )
+
+
+def scorer(
+    annotations: Annotations, *, classes: Sequence[str], protocol: Protocol
+) -> Callable[[Mapping[str, Sequence[Detection]]], dict[str, float]]:
+    """For seen-class validation during training: detections by video id -> mAP, its average and per tIoU.
+
+    Scores all videos of `annotations` that have an action of `classes`.
+    """
+    restricted = annotations.only_classes(classes).videos.items()
+    truth = {video_id: video.actions for video_id, video in restricted if video.actions}
+    ignored = {video_id: annotations.ignored.get(video_id, ()) for video_id in truth}
+
+    def score(detections: Mapping[str, Sequence[Detection]]) -> dict[str, float]:
+        counted = {canonical_id(v): rows for v, rows in detections.items() if canonical_id(v) in truth}
+        ap = evaluate_detections(truth, counted, classes=classes, tious=protocol.tious, ignored=ignored)
+        return {"mAP": ap.average} | {f"mAP@{t:.2f}": float(m) for t, m in zip(ap.tious, ap.map_per_tiou)}
+
+    return score
+
+
+def split_of(provenance: Provenance | None) -> ClassSplit | None:
+    """The class split a predictions file names, or None."""
+    stated = provenance.split if provenance else None
+    if not stated or not stated.get("unseen") or not stated.get("seen"):
+        return None
+    ratio, index = int(stated.get("ratio") or 0), int(stated.get("index") or 0)
+    source = str(stated.get("source") or "not stated")
+    return ClassSplit(tuple(stated["seen"]), tuple(stated["unseen"]), source, ratio, index)
+
+
+def ap_to_dict(ap: ApResult) -> dict[str, Any]:
+    """mAP and AP as plain data, fractions of 1, keyed by tIoU as text."""
+    keys = [f"{t:.2f}" for t in ap.tious]
+
+    def row(values: Iterable[float]) -> dict[str, float | None]:
+        return {key: None if value != value else float(value) for key, value in zip(keys, values)}
+
+    return {
+        "tious": list(ap.tious),
+        "mAP": {"average": ap.average, **row(ap.map_per_tiou)},
+        "AP": {
+            name: {
+                "average": ap.ap_per_class.get(name),
+                **row(ap.ap[c]),
+                "ground_truth": int(ap.num_ground_truth[c]),
+                "detections": int(ap.num_detections[c]),
+            }
+            for c, name in enumerate(ap.classes)
+        },
+    }
+
+
+def _score(selection: Selection, protocol: Protocol) -> ApResult:
+    return evaluate_detections(
+        selection.ground_truth,
+        selection.detections,
+        classes=selection.classes,
+        tious=protocol.tious,
+        ignored=selection.ignored,
+    )
+
+
+def _refuse_mismatch(
+    provenance: Provenance | None,
+    stated: ClassSplit | None,
+    split: ClassSplit | None,
+    protocol: Protocol,
+    features_identity: str | None,
+) -> None:
+    if provenance is None:
+        return
+    if provenance.checkpoint_rule == CHECKPOINT_PEER and not protocol.is_peer:
+        raise PsftrError(
+            "these predictions come from a checkpoint chosen on the unseen test classes; "
+            "evaluate them with protocol=peer, which marks every number"
+        )
+    dataset = (provenance.split or {}).get("dataset")
+    if dataset and dataset != protocol.dataset:
+        raise PsftrError(f"these predictions are of {dataset}, but the evaluation is of {protocol.dataset}")
+    made_from = provenance.features.get("identity")
+    if features_identity and made_from and made_from != features_identity:
+        raise PsftrError(
+            f"these predictions were made from features {made_from}, but the store at hand is {features_identity}; "
+            "predict again from this store, or evaluate without naming it"
+        )
+    if stated is None or split is None:
+        return
+    trained = provenance.checkpoint_rule != CHECKPOINT_NONE
+    leaked = sorted(set(stated.seen) & set(split.unseen))
+    if trained and leaked:
+        raise PsftrError(
+            f"the model behind these predictions was trained on {name_some(leaked)}, unseen in split {split.name}: "
+            f"evaluate on the file's own split {stated.name}"
+        )
+    if set(stated.unseen) != set(split.unseen) or (trained and set(stated.seen) != set(split.seen)):
+        raise PsftrError(
+            f"these predictions are for split {stated.name} with {len(stated.seen)} seen and {len(stated.unseen)} "
+            f"unseen classes, not for {split.name} with {len(split.seen)} and {len(split.unseen)}: give the file's own"
+        )
+
+
+def _num_training_videos(annotations: Annotations, protocol: Protocol, split: ClassSplit | None) -> int | None:
+    if split is None or protocol.train_subset not in annotations.subsets:
+        return None
+    seen = set(split.seen)
+    return sum(any(a.label in seen for a in v.actions) for v in annotations.subset(protocol.train_subset))
