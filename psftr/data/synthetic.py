@@ -10,6 +10,7 @@ Numbers measured on any of this compare methods with each other under known cond
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
 import uuid
@@ -27,12 +28,12 @@ from psftr.data.annotations import Action, Annotations, Video, write_annotations
 from psftr.data.features import FeatureWriter
 from psftr.data.prepared import NAME, read_record, sha256_of, write_record
 from psftr.data.splits import ClassSplit, write_published_splits
-from psftr.data.synthetic_space import Composition, Event, Space, compose, hard_negatives, render, seeded
+from psftr.data.synthetic_space import Composition, Event, Recipe, Space, compose, hard_negatives, render, seeded
 from psftr.data.windows import Timeline
 from psftr.errors import PsftrError
 from psftr.text import TextEmbeddings
 
-GENERATOR_VERSION = 1  # raise it whenever the same arguments would give another world
+GENERATOR_VERSION = 1  # raise it whenever the same World and Recipe would give another world
 RATIOS = (75, 50)
 NUM_SPLITS = 10
 NUM_CLUTTER = 3
@@ -114,7 +115,8 @@ class World:
 
     @property
     def generator(self) -> dict[str, Any]:
-        return {"version": GENERATOR_VERSION, **asdict(self)}
+        recipe = hashlib.sha256(repr(Recipe()).encode()).hexdigest()[:16]
+        return {"version": GENERATOR_VERSION, "recipe": recipe, **asdict(self)}
 
 
 def ensure_world(root: str | Path, **sizes: Any) -> bool:
