@@ -12,6 +12,7 @@ from psftr.cli.hydra_app import nearest
 from psftr.errors import PsftrError
 
 if TYPE_CHECKING:
+    from psftr.clip import ClipEncoder
     from psftr.data.annotations import Annotations
     from psftr.data.datamodule import ZstalDataModule
     from psftr.data.features import FeatureStore
@@ -120,7 +121,7 @@ def load_class_text(config: Config, store: FeatureStore, names: tuple[str, ...])
     A file given by `text.embeddings`, else the dataset folder's text.h5 if its prompt is the one asked for (a
     synthetic one always fits), else the open_clip encoder that the store names, cached in the dataset folder.
     """
-    from psftr.text import check_compatible, embed_names, load_text, resolve_prompt
+    from psftr.text import cache_path, check_compatible, embed_names, load_text, resolve_prompt
 
     text_config, root = config["text"], Path(config["dataset"]["root"])
     prompt = resolve_prompt(text_config["prompt"])
@@ -136,13 +137,39 @@ def load_class_text(config: Config, store: FeatureStore, names: tuple[str, ...])
             f"the features of {root} are synthetic and no text.h5 stands beside them: "
             "run `psftr prepare` with --simulate-features again, or set text.embeddings=FILE"
         )
-    from psftr.clip import encoder_from_identity
-
-    text = embed_names(
-        names, encoder=encoder_from_identity(store.encoder), template=prompt, cache_dir=root / "text_cache"
-    )
+    cache = root / "text_cache"
+    cached = cache_path(cache, store.encoder, prompt, names)
+    if cached.is_file():  # spares loading the encoder
+        text = load_text(cached)
+    else:
+        encoder = text_encoder(store.encoder, weights=text_config["weights"])
+        text = embed_names(names, encoder=encoder, template=prompt, cache_dir=cache)
     check_compatible(text, store.encoder, store.dim)
     return text
+
+
+def text_encoder(identity: str, *, weights: str | None = None) -> ClipEncoder:
+    """The encoder a feature store names, for its text side. `weights`: a local file, where the identity is of one.
+
+    Raises:
+        PsftrError: the identity is not of open_clip, names a local file that was not given, or has no text side.
+    """
+    from psftr.clip import ClipEncoder
+
+    tool, _, rest = identity.partition(":")
+    model, _, source = rest.partition(":")
+    if tool != "open_clip" or not source:
+        raise PsftrError(
+            f"the features are of encoder {identity!r}, which psftr cannot run: give text.embeddings=FILE, a psftr-text "
+            "file of the same encoder"
+        )
+    if source.endswith(":pre-projection"):
+        raise PsftrError(f"features of {identity} have no text twin: extract them again after CLIP's projection")
+    if source.startswith("random-seed"):
+        return ClipEncoder(model, "random", seed=int(source.removeprefix("random-seed")))
+    if source.startswith("sha256-") and weights is None:
+        raise PsftrError(f"the features are of a local weights file ({source}): give it with text.weights=FILE")
+    return ClipEncoder(model, weights or source)
 
 
 def window_policy(config: Config) -> WindowPolicy:

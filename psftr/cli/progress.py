@@ -33,10 +33,11 @@ def progress_callback(kind: str) -> Any:
     """`auto`: bars on a terminal, lines elsewhere; `bars`, `lines`, `none`."""
     if kind == "auto":
         kind = "bars" if sys.stdout.isatty() else "lines"
-    makers = {"bars": Bars, "lines": Lines, "none": lambda: None}
-    if kind not in makers:
+    if kind == "none":
+        return None
+    if kind not in ("bars", "lines"):
         raise PsftrError(f"trainer.progress={kind} is unknown; choose auto, bars, lines or none")
-    return makers[kind]()
+    return Bars() if kind == "bars" else Lines()
 
 
 class Bars(RichProgressBar):

@@ -14,7 +14,6 @@ if TYPE_CHECKING:
     import pytorch_lightning as pl
 
     from psftr.cli.objects import Config, Dataset
-    from psftr.data.datamodule import ZstalDataModule
 
 CONFIG = "train"
 HELP = """
@@ -198,7 +197,7 @@ def validation_words(config: Config) -> str:
 
 
 def describe(
-    config: Config, dataset: Dataset, data: ZstalDataModule, settings: Any, network: Any, resumed: Path | None, path: str
+    config: Config, dataset: Dataset, data: Any, settings: Any, network: Any, resumed: Path | None, path: str
 ) -> None:
     count = sum(p.numel() for p in network.parameters()) / 1e6
     split = dataset.split
@@ -290,7 +289,9 @@ def build_loggers(config: Config, folder: RunFolder) -> list[Any]:
     elif kind == "wandb":
         project, offline = config["logger"]["project"], config["logger"]["offline"]
         name = f"{config['dataset']['name']}-{config['split']['ratio']}-{config['split']['index']}"
-        loggers.append(WandbLogger(project=project, offline=offline, name=name, save_dir=folder.path, config=dict(config)))
+        loggers.append(
+            WandbLogger(project=project, offline=offline, name=name, save_dir=folder.path, config=dict(config))
+        )
     elif kind not in ("csv", "none"):
         raise choice_error("logger.kind", kind, ("csv", "tensorboard", "wandb", "none"))
     return loggers
