@@ -16,6 +16,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from psftr.errors import PsftrError
 from psftr.evaluation.aggregate import Spread, TenSplitReport
@@ -98,6 +99,7 @@ def plot_data_scale(path: str | os.PathLike[str], reports: Sequence[TenSplitRepo
         axes.scatter(videos, values, color=colour, label=label, zorder=3)
         for x, y, index in zip(videos, values, indices):
             axes.annotate(str(index), (x, y), textcoords="offset points", xytext=(5, 3), fontsize=8)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_xlabel("training videos (with at least one seen-class action)")
     axes.set_ylabel("average mAP, %")
     axes.legend(fontsize=8)

@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 from psftr.data.annotations import canonical_id
+from psftr.data.windows import PEER_EXCLUDED_THUMOS14
 from psftr.errors import PsftrError
 
 CLEAN, PEER = "clean", "peer"
@@ -70,12 +71,9 @@ _ACTIVITYNET13 = Protocol(
 _SYNTHETIC = replace(
     _THUMOS14, dataset="synthetic", train_subset="training", test_subset="validation", double_labels=()
 )
-# What peers leave out of the THUMOS14 test: one has only `Ambiguous` actions, the others odd annotations.
-_PEERS_EXCLUDE = tuple(f"video_test_{number:07d}" for number in (270, 504, 814, 1292, 1496))
-
 PROTOCOLS: dict[tuple[str, str], Protocol] = {
     ("thumos14", CLEAN): _THUMOS14,
-    ("thumos14", PEER): replace(_THUMOS14, name=PEER, excluded_videos=_PEERS_EXCLUDE, penalises_ambiguous=True),
+    ("thumos14", PEER): replace(_THUMOS14, name=PEER, excluded_videos=PEER_EXCLUDED_THUMOS14, penalises_ambiguous=True),
     ("activitynet13", CLEAN): _ACTIVITYNET13,
     ("activitynet13", PEER): replace(_ACTIVITYNET13, name=PEER, min_action_s=1.0),
     ("synthetic", CLEAN): _SYNTHETIC,
