@@ -1,0 +1,40 @@
+"""Compile the native CPU library: `python -m psftr.ops.build_native [FILE]`.
+
+For developers, and for the wheels (setup.py); nothing at run time calls it. The compiler is $CC, or cc.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+from psftr.ops.native_path import LIBRARY, SOURCE, source_hash
+
+FLAGS = ["-std=gnu99", "-O3", "-fPIC", "-shared", "-fvisibility=hidden", "-Wall", "-Wextra", "-Werror"]
+
+
+def compiler() -> str | None:
+    """Path of the C compiler, or None where there is none."""
+    return shutil.which(os.environ.get("CC", "cc")) or shutil.which("gcc")
+
+
+def build(target: Path = LIBRARY) -> Path:
+    """Compile the library to `target`; raises RuntimeError with the compiler's words."""
+    command = compiler()
+    if command is None:
+        raise RuntimeError("no C compiler found: install one or set CC")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    finished = target.with_name(f"{target.name}.{os.getpid()}")
+    arguments = [*FLAGS, f'-DSOURCE_HASH="{source_hash()}"', "-o", str(finished), str(SOURCE)]
+    result = subprocess.run([command, *arguments], capture_output=True, text=True)
+    if result.returncode != 0:
+        raise RuntimeError(f"{command} failed on {SOURCE.name}:\n{result.stderr}")
+    finished.replace(target)  # never under the feet of a process that has the old one loaded
+    return target
+
+
+if __name__ == "__main__":
+    print(build(*map(Path, sys.argv[1:2])))
