@@ -140,9 +140,9 @@ def _external_text(predictions: Predictions) -> str:
 
 
 def _counts_text(selection: Selection) -> str:
-    told = f"{len(selection.ground_truth)} of {selection.num_candidates} videos, {selection.num_actions} actions"
+    told = f"videos: {len(selection.ground_truth)} of {selection.num_candidates}, actions: {selection.num_actions}"
     ambiguous = sum(map(len, selection.ignored.values()))
-    return told + (f", {ambiguous} ambiguous instances" if ambiguous else "")
+    return told + (f", ambiguous instances: {ambiguous}" if ambiguous else "")
 
 
 def _ambiguous_text(protocol: Protocol, selection: Selection) -> str:

@@ -59,10 +59,10 @@ def select_scored(
     by_id = _by_canonical_id(predictions)
     detections, notes = _detections_that_count(by_id, truth, annotations, scored_classes, classes)
     if num_short:
-        notes.append(f"{num_short} test actions of {protocol.min_action_s:g} s or less left out")
+        notes.append(f"test actions of {protocol.min_action_s:g} s or less, left out: {num_short}")
     left_out = sorted(excluded & {v.video_id for v in videos})
     if left_out:
-        notes.append(f"{len(left_out)} test videos left out: {name_some(left_out)}")
+        notes.append(f"test videos left out: {len(left_out)} ({name_some(left_out)})")
     missing = tuple(video_id for video_id in truth if video_id not in by_id)
     if len(missing) == len(truth):
         raise PsftrError(
@@ -71,8 +71,8 @@ def select_scored(
         )
     if missing:
         notes.append(
-            f"{len(missing)} of {len(truth)} test videos are missing from the predictions and count as without "
-            f"detections: {name_some(missing)}"
+            f"test videos missing from the predictions, counted as without detections: {len(missing)} of "
+            f"{len(truth)} ({name_some(missing)})"
         )
     return Selection(
         classes=scored_classes,
@@ -113,8 +113,10 @@ def _detections_that_count(
     unknown = sum(video_id not in annotations.videos for video_id in outside)
     number = sum(map(len, outside.values()))
     if number:
-        of_these = f" ({unknown} of them not annotated at all)" if unknown else ""
-        notes.append(f"{number} detections in {len(outside)} videos that do not count{of_these} ignored")
+        notes.append(
+            f"detections in videos that do not count, ignored: {number} (videos: {len(outside)}"
+            + (f", of them not annotated at all: {unknown})" if unknown else ")")
+        )
     inside = {video_id: rows for video_id, rows in by_id.items() if video_id in truth}
     labels = [d.label for rows in inside.values() for d in rows]
     strangers = sorted(set(labels) - set(classes))
@@ -125,11 +127,11 @@ def _detections_that_count(
         )
     if strangers:
         number = sum(label not in set(classes) for label in labels)
-        notes.append(f"{number} detections of labels not to be found ignored: {name_some(strangers)}")
+        notes.append(f"detections of labels not to be found, ignored: {number} ({name_some(strangers)})")
     absent = set(classes) - set(scored_classes)
     number = sum(label in absent for label in labels)
     if number:
-        notes.append(f"{number} detections of classes without test actions ignored")
+        notes.append(f"detections of classes without test actions, ignored: {number}")
     wanted = set(scored_classes)
     return {v: tuple(d for d in rows if d.label in wanted) for v, rows in inside.items()}, notes
 
@@ -165,7 +167,7 @@ def without_double_labels(
             truth[video.video_id] = tuple(a for a in truth[video.video_id] if a not in twice)
             ignored[video.video_id] += tuple(twice)
             number += len(twice)
-        texts.append(f"{number} {unseen} (unseen) segments are also labelled {seen} (seen)")
+        texts.append(f"{unseen} (unseen) segments also labelled {seen} (seen): {number}")
     truth = {video_id: actions for video_id, actions in truth.items() if actions}
     left = {a.label for actions in truth.values() for a in actions}
     classes = tuple(name for name in selection.classes if name in left)
@@ -181,7 +183,7 @@ def without_double_labels(
     )
     if not classes:
         return None, f"{'; '.join(texts)}: nothing else to find"
-    text = f"{'; '.join(texts)}; without them {len(truth)} videos and {single.num_actions} actions"
+    text = f"{'; '.join(texts)}; videos without them: {len(truth)}, actions: {single.num_actions}"
     return single, text
 
 
