@@ -136,13 +136,10 @@ def soft_nms(
     )
 
 
-def _as_arrays(
-    segments: Tensor, scores: Tensor, groups: Tensor | None
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _as_arrays(segments: Tensor, scores: Tensor, groups: Tensor | None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     if segments.ndim != 2 or segments.shape[-1] != 2 or scores.shape != segments.shape[:1]:
         raise ValueError(
-            "suppression takes segments [N, 2] and scores [N], "
-            f"got {list(segments.shape)} and {list(scores.shape)}"
+            f"suppression takes segments [N, 2] and scores [N], got {list(segments.shape)} and {list(scores.shape)}"
         )
     bounds = segments.detach().double().cpu().numpy()
     score = scores.detach().double().cpu().numpy()

@@ -38,6 +38,13 @@ class WindowDetections:
     scores: Tensor
     class_names: tuple[str, ...]
 
+    def to(self, device: torch.device | str) -> WindowDetections:
+        """Itself on another device: what Trainer.predict asks of whatever predict_step returns."""
+        moved = [part.to(device) for part in (self.segments_s, self.labels, self.scores)]
+        return WindowDetections(
+            window=self.window, segments_s=moved[0], labels=moved[1], scores=moved[2], class_names=self.class_names
+        )
+
 
 MergeRule = Callable[[Sequence[WindowDetections]], tuple[Detection, ...]]
 """All windows of one video -> its detections, best first, inside [0, duration]."""

@@ -1,0 +1,85 @@
+"""A trained network and class texts -> the detections of whole videos, over any vocabulary."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
+from typing import cast
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from psftr.data.datamodule import Collate, Sample
+from psftr.data.windows import Timeline, Window, WindowPolicy, window_rows
+from psftr.errors import PsftrError
+from psftr.methods.psftr.decode import Decoder, WindowDetections
+from psftr.predictions import Detection, FrameFeatures
+from psftr.text import TextEmbeddings
+
+
+class PsftrLocalizer:
+    """`Localizer` of a trained network. `text` must know every class name it is asked for.
+
+    The network is moved to `device` and put into eval mode; windows of several videos share a batch.
+    """
+
+    def __init__(
+        self,
+        *,
+        network: nn.Module,
+        text: TextEmbeddings,
+        decoder: Decoder,
+        policy: WindowPolicy,
+        batch_size: int = 16,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        if batch_size < 1:
+            raise PsftrError(f"batch_size must be at least 1 window, got {batch_size}")
+        self.device = torch.device(device)
+        self.network = network.to(self.device).eval()
+        self.text = text
+        self.decoder = decoder
+        self.policy = policy
+        self.batch_size = batch_size
+
+    def localize(self, features: FrameFeatures, class_names: Sequence[str]) -> list[Detection]:
+        """Detections of one video, best first. Raises PsftrError for unknown names and unusable features."""
+        return list(next(self.localize_many([features], class_names))[1])
+
+    def localize_many(
+        self, videos: Iterable[FrameFeatures], class_names: Sequence[str]
+    ) -> Iterator[tuple[str, tuple[Detection, ...]]]:
+        """(video id, detections best first) of each video, in order, as soon as its last window is done."""
+        if not class_names:
+            raise PsftrError("no class names to look for; give at least one")
+        text = self.text.select(class_names).to(self.device)
+        waiting: dict[int, list[WindowDetections]] = {}
+        rows = self._rows(videos)
+        while chunk := list(islice(rows, self.batch_size)):
+            found = self._detect([(window, features) for _, _, window, features in chunk], text, class_names)
+            for (video, is_last, window, _), one in zip(chunk, found):
+                waiting.setdefault(video, []).append(one)
+                if is_last:
+                    yield window.video_id, self.decoder.merge(waiting.pop(video))
+
+    def _rows(self, videos: Iterable[FrameFeatures]) -> Iterator[tuple[int, bool, Window, np.ndarray]]:
+        """(number of the video, is its last window, window, rows [size, D])."""
+        for number, video in enumerate(videos):
+            features = np.asarray(video.features)
+            if features.ndim != 2 or len(features) == 0:
+                raise PsftrError(f"video {video.video_id}: features {list(features.shape)} are not [T >= 1, D]")
+            if not np.isfinite(features).all():
+                raise PsftrError(f"video {video.video_id}: features hold values that are not finite; extract again")
+            timeline = cast(Timeline, video.timeline)  # the feature store's, which windows are made of
+            windows = self.policy.windows(video.video_id, timeline, training=False)
+            for window in windows:
+                yield number, window is windows[-1], window, window_rows(features, window)
+
+    @torch.inference_mode()
+    def _detect(
+        self, windows: Sequence[tuple[Window, np.ndarray]], text: Tensor, class_names: Sequence[str]
+    ) -> list[WindowDetections]:
+        batch = Collate(())([(Sample(window), rows) for window, rows in windows]).to(self.device)
+        outputs = self.network(batch.features, batch.is_padding, text)
+        return self.decoder.decode(outputs, batch, text, class_names)

@@ -1,0 +1,344 @@
+import copy
+import dataclasses
+
+import numpy as np
+import pytest
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.callbacks import EMAWeightAveraging, ModelCheckpoint
+from torch import nn
+from torch.utils.data import DataLoader
+
+from psftr.data.annotations import Action
+from psftr.data.datamodule import Collate, Sample
+from psftr.data.windows import Timeline, Window
+from psftr.errors import PsftrError
+from psftr.evaluation.average_precision import evaluate_detections
+from psftr.methods.psftr.build import NetworkConfig, build_network
+from psftr.methods.psftr.criterion import Criterion
+from psftr.methods.psftr.decode import Decoder
+from psftr.methods.psftr.export import load_checkpoint
+from psftr.methods.psftr.module import OptimizerConfig, PsftrModule, parameter_groups
+from psftr.text import TextEmbeddings
+
+CLASSES = ("jump", "run", "throw")
+DIM, SIZE = 16, 32
+TINY = NetworkConfig(
+    feature_dim=DIM, text_dim=DIM, dim=32, heads=2, points=2, encoder_layers=1, decoder_layers=2, queries=8, dropout=0.0
+)  # fmt: skip
+ACTIONS = {  # seconds; a row is a second
+    "one": (Action(2.0, 9.0, "jump"), Action(14.0, 26.0, "run")),
+    "two": (Action(5.0, 11.0, "throw"),),
+    "three": (Action(1.0, 6.0, "run"), Action(9.0, 17.0, "throw"), Action(20.0, 28.0, "jump")),
+}
+
+
+def text():
+    embeddings = torch.randn(4, DIM, generator=torch.Generator().manual_seed(7))
+    return TextEmbeddings(names=(*CLASSES, "swim"), embeddings=embeddings, encoder="made-up", prompt="{}")
+
+
+def one_batch(videos=tuple(ACTIONS)):
+    """Windows whose rows look like their class inside an action and like nothing outside; the last is padded."""
+    generator = np.random.default_rng(0)
+    named = dict(zip(text().names, text().embeddings.numpy()))
+    items = []
+    for video in videos:
+        valid = 24 if video == "two" else SIZE
+        timeline = Timeline(stride=10, fps=10.0, num_steps=valid, duration_s=float(valid))
+        window = Window(video, timeline, 0.0, float(valid), valid, SIZE)
+        rows = generator.normal(size=(SIZE, DIM)).astype(np.float32)
+        for action in ACTIONS[video]:
+            rows[int(action.start_s) : int(action.end_s)] += 3 * named[action.label]
+        rows[valid:] = 0.0
+        targets = [(a, (a.start_s / SIZE, a.end_s / SIZE)) for a in ACTIONS[video]]
+        items.append((Sample(window, targets, ACTIONS[video]), rows))
+    return Collate(CLASSES)(items)
+
+
+def mean_ap(detections):
+    result = evaluate_detections(
+        {video: ACTIONS[video] for video in detections}, detections, classes=CLASSES, tious=(0.3, 0.5, 0.7)
+    )
+    return {"mAP": result.average}
+
+
+def module(*, seed=0, config=TINY, train_classes=CLASSES, score=mean_ap, optimizer=None, decoder=None, **more):
+    torch.manual_seed(seed)
+    return PsftrModule(
+        network=build_network(config),
+        criterion=Criterion(),
+        decoder=decoder or Decoder(roi_weight=1.0),
+        text=text(),
+        train_classes=train_classes,
+        val_classes=CLASSES,
+        optimizer=optimizer or OptimizerConfig(lr=1e-3, lr_backbone=1e-3),
+        score=score,
+        checkpoint_facts={"network": config.to_dict(), "config": {"seed": seed}},
+        **more,
+    )
+
+
+def loader(batches=1):
+    return DataLoader([one_batch() for _ in range(batches)], batch_size=None)
+
+
+def trainer(folder, *, callbacks=(), checkpointing=False, **more):
+    return pl.Trainer(
+        accelerator="cpu",
+        logger=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        enable_checkpointing=checkpointing,
+        gradient_clip_val=0.1,
+        default_root_dir=folder,
+        callbacks=list(callbacks),
+        **more,
+    )
+
+
+def test_one_batch_is_learnt_by_heart():
+    batch, model = one_batch(), module(decoder=Decoder(roi_weight=0.0))
+    optimizer = torch.optim.AdamW(parameter_groups(model.network, OptimizerConfig(lr=4e-3, lr_backbone=4e-3)))
+    schedule = torch.optim.lr_scheduler.LinearLR(optimizer, start_factor=1.0, end_factor=0.01, total_iters=150)
+    history = []
+    for _ in range(150):
+        losses = model.criterion(model(batch, model.train_text), batch)
+        optimizer.zero_grad()
+        losses["total"].backward()
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        schedule.step()
+        history.append({name: term.item() for name, term in losses.items()})
+    assert set(history[0]) >= {"class", "l1", "iou", "actionness", "saliency", "aux0/class", "total"}
+    for name, first in history[0].items():
+        assert history[-1][name] < 0.3 * first, f"{name} went from {first} to {history[-1][name]}"
+    with torch.no_grad():
+        outputs = model(batch, model.train_text)
+    # The class head learnt the names by heart; ROIAligned features know them anyway. Both must find everything.
+    for roi_weight in (0.0, 1.0):
+        decoder = Decoder(roi_weight=roi_weight, soft_nms_sigma=0.1)
+        detections = decoder.merge_videos(decoder.decode(outputs, batch, model.train_text, CLASSES))
+        assert mean_ap(detections) == {"mAP": 1.0}
+
+
+def test_gradients_reach_every_parameter():
+    batch, model = one_batch(), module()
+    model.criterion(model(batch, model.train_text), batch)["total"].backward()
+    unreached = [n for n, p in model.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0]
+    assert unreached == []
+    assert all(torch.isfinite(p.grad).all() for p in model.parameters())
+
+
+def test_fit_logs_every_term_and_scores_whole_videos(tmp_path):
+    seen = []
+
+    def score(detections):
+        seen.append(detections)
+        return mean_ap(detections)
+
+    run = trainer(tmp_path, max_epochs=2, num_sanity_val_steps=1)
+    run.fit(module(score=score), loader(2), loader(1))
+    terms = {"class", "l1", "iou", "actionness", "saliency", "total", "aux0/class"}
+    assert {f"train/{t}" for t in terms} | {f"val/{t}" for t in terms} | {"val/mAP"} <= set(run.callback_metrics)
+    assert 0.0 <= run.callback_metrics["val/mAP"].item() <= 1.0
+    assert len(seen) == 2  # one per epoch; the sanity check, which sees a part, is not scored
+    assert list(seen[0]) == ["one", "two", "three"]
+    for video, found in seen[0].items():
+        duration_s = 24.0 if video == "two" else 32.0
+        assert all(0 <= d.start_s < d.end_s <= duration_s for d in found)
+
+
+def test_without_targets_in_validation_only_the_score_is_logged(tmp_path):
+    run = trainer(tmp_path, max_epochs=1, num_sanity_val_steps=0)
+    run.fit(module(log_val_losses=False), loader(1), loader(1))
+    assert [name for name in run.callback_metrics if name.startswith("val/")] == ["val/mAP"]
+
+
+def test_a_checkpoint_holds_plain_values_and_no_text(tmp_path):
+    keep = ModelCheckpoint(dirpath=tmp_path, filename="best", monitor="val/mAP", mode="max")
+    run = trainer(tmp_path, max_epochs=2, num_sanity_val_steps=0, callbacks=[keep], checkpointing=True)
+    model = module(optimizer=OptimizerConfig(warmup_steps=3, drop_epoch=1))
+    run.fit(model, loader(2), loader(1))
+    run.save_checkpoint(tmp_path / "last.ckpt")
+    saved = torch.load(tmp_path / "last.ckpt", weights_only=True)
+    facts = saved["psftr"]
+    assert facts["seen_classes"] == list(CLASSES)
+    assert facts["encoder"] == "made-up"
+    assert facts["network"] == TINY.to_dict()
+    assert (facts["format_version"], facts["config"]) == (1, {"seed": 0})
+    assert facts["code_version"]
+    assert not [name for name in saved["state_dict"] if "text" in name and not name.startswith("network.")]
+    assert all(name.startswith("network.") for name in saved["state_dict"])
+    network, read = load_checkpoint(tmp_path / "last.ckpt")
+    assert read == facts
+    batch, two_names = one_batch(), text().select(("swim", "run"))
+    expected = model.network.eval()(batch.features, batch.is_padding, two_names)
+    found = network(batch.features, batch.is_padding, two_names)
+    assert torch.equal(found.final.class_logits, expected.final.class_logits)
+    assert found.final.class_logits.shape == (3, 8, 2)
+
+
+def test_a_resumed_run_ends_where_an_unbroken_one_does(tmp_path):
+    def fit(epochs, resume=None):
+        run = trainer(tmp_path, max_epochs=epochs, limit_val_batches=0)
+        model = module(optimizer=OptimizerConfig(lr=1e-3, warmup_steps=5, drop_epoch=2))
+        run.fit(model, loader(2), ckpt_path=resume, weights_only=True if resume else None)
+        return run, model
+
+    first, _ = fit(1)
+    first.save_checkpoint(tmp_path / "stopped.ckpt")
+    _, resumed = fit(3, resume=tmp_path / "stopped.ckpt")
+    _, unbroken = fit(3)
+    for (name, one), other in zip(resumed.named_parameters(), unbroken.parameters()):
+        assert torch.equal(one, other), name
+
+
+def test_another_training_is_refused():
+    saved = {"psftr": module().facts}
+    module().on_load_checkpoint(copy.deepcopy(saved))
+    with pytest.raises(PsftrError, match=r"other seen classes \(throw only there, none only here\).*with its split"):
+        module(train_classes=("jump", "run")).on_load_checkpoint(saved)
+    wider = dataclasses.replace(TINY, heads=4)
+    with pytest.raises(PsftrError, match=r"network differs \(heads 2 there, 4 here\)"):
+        module(config=wider).on_load_checkpoint(saved)
+    newer = {"psftr": {**saved["psftr"], "format_version": 9}}
+    with pytest.raises(PsftrError, match=r"format version 9, this psftr reads 1: use the psftr that wrote it"):
+        module().on_load_checkpoint(newer)
+    elsewhere = {"psftr": {**saved["psftr"], "encoder": "other"}}
+    with pytest.raises(PsftrError, match="trained on features of other, these are of made-up"):
+        module().on_load_checkpoint(elsewhere)
+    with pytest.raises(PsftrError, match="not a checkpoint of PSFTR"):
+        module().on_load_checkpoint({"state_dict": {}})
+
+
+def test_checkpoint_facts_must_be_plain_and_name_the_network():
+    with pytest.raises(ValueError, match="lack 'network'"):
+        PsftrModule(**(arguments() | {"checkpoint_facts": {}}))
+    with pytest.raises(ValueError, match="plain values"):
+        PsftrModule(**(arguments() | {"checkpoint_facts": {"network": TINY}}))
+
+
+def arguments():
+    return {
+        "network": build_network(TINY),
+        "criterion": Criterion(),
+        "decoder": Decoder(),
+        "text": text(),
+        "train_classes": CLASSES,
+        "val_classes": CLASSES,
+        "optimizer": OptimizerConfig(),
+        "checkpoint_facts": {"network": TINY.to_dict()},
+    }
+
+
+def test_moving_average_of_weights_is_what_is_validated_and_saved(tmp_path):
+    keep = ModelCheckpoint(dirpath=tmp_path, filename="last")
+    callbacks = [EMAWeightAveraging(decay=0.5), keep]
+    run = trainer(tmp_path, max_epochs=1, num_sanity_val_steps=0, checkpointing=True, callbacks=callbacks)
+    model = module()
+    start = copy.deepcopy(model.network.state_dict())
+    run.fit(model, loader(3), loader(1))
+    saved = torch.load(tmp_path / "last.ckpt", weights_only=True)
+    name = "saliency_head.logit.weight"
+    averaged, current = saved["state_dict"][f"network.{name}"], saved["current_model_state"][f"network.{name}"]
+    assert not torch.equal(averaged, current)
+    assert torch.equal(model.network.state_dict()[name], averaged)  # training ends with the average in place
+    assert not torch.equal(averaged, start[name])
+    assert torch.equal(model.train_text, text().select(CLASSES))  # averaged like any buffer, and constant
+    network, _ = load_checkpoint(tmp_path / "last.ckpt")
+    assert torch.equal(network.state_dict()[name], averaged)
+
+
+def test_optimizer_groups_by_hand():
+    network = SimpleNetwork()
+    config = OptimizerConfig(lr=0.1, lr_backbone=0.01, weight_decay=0.5)
+    groups = {group["name"]: group for group in parameter_groups(network, config)}
+    shapes = {name: sorted(tuple(p.shape) for p in group["params"]) for name, group in groups.items()}
+    assert shapes == {
+        "network": [(3, 2)],
+        "network-undecayed": [(2,), (2,), (3,), (5, 2)],  # norm weight and bias, linear bias, queries
+        "backbone": [(2, 2, 3)],
+        "backbone-undecayed": [(2,)],
+    }
+    assert {name: (group["lr"], group["weight_decay"]) for name, group in groups.items()} == {
+        "network": (0.1, 0.5),
+        "network-undecayed": (0.1, 0.0),
+        "backbone": (0.01, 0.5),
+        "backbone-undecayed": (0.01, 0.0),
+    }
+
+
+class SimpleNetwork(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.convolution = nn.Conv1d(2, 2, 3)
+        self.norm = nn.LayerNorm(2)
+        self.linear = nn.Linear(2, 3)
+        self.queries = nn.Parameter(torch.zeros(5, 2))
+        self.fixed = nn.Parameter(torch.zeros(7), requires_grad=False)
+
+    def backbone_parameters(self):
+        return list(self.convolution.parameters())
+
+
+def test_every_parameter_of_the_network_is_in_one_group():
+    network = build_network(TINY)
+    grouped = [id(p) for group in parameter_groups(network, OptimizerConfig()) for p in group["params"]]
+    assert sorted(grouped) == sorted(id(p) for p in network.parameters())
+
+
+def test_learning_rate_warms_up_and_drops(tmp_path):
+    rates = []
+
+    class Watch(pl.Callback):
+        def on_train_batch_start(self, trainer, *_):
+            rates.append(trainer.optimizers[0].param_groups[0]["lr"])
+
+    optimizer = OptimizerConfig(lr=1.0, lr_backbone=1.0, warmup_steps=3, drop_epoch=2, drop_factor=0.5)
+    run = trainer(tmp_path, max_epochs=3, limit_val_batches=0, callbacks=[Watch()])
+    run.fit(module(optimizer=optimizer), loader(2))
+    assert rates == pytest.approx([0.25, 0.5, 0.75, 1.0, 0.5, 0.5])
+    with pytest.raises(PsftrError, match="lr must be > 0, got 0"):
+        OptimizerConfig(lr=0)
+    with pytest.raises(PsftrError, match="warmup_steps must be >= 0, got -1"):
+        OptimizerConfig(warmup_steps=-1)
+
+
+def test_bfloat16_training_step_on_the_cpu(tmp_path):
+    run = trainer(tmp_path, max_epochs=1, num_sanity_val_steps=0, precision="bf16-mixed")
+    model = module()
+    before = copy.deepcopy(model.network.state_dict())
+    run.fit(model, loader(1), loader(1))
+    assert torch.isfinite(run.callback_metrics["train/total"])
+    after = model.network.state_dict()
+    assert all(torch.isfinite(value).all() and value.dtype == torch.float32 for value in after.values())
+    assert any(not torch.equal(value, before[name]) for name, value in after.items())
+
+
+def test_prediction_takes_any_vocabulary(tmp_path):
+    model = module(predict_classes=("swim", "jump"))
+    run = trainer(tmp_path)
+    merged = model.merge_predictions(run.predict(model, loader(1)))
+    assert list(merged) == ["one", "two", "three"]
+    assert {d.label for found in merged.values() for d in found} == {"swim", "jump"}
+    model.predict_classes = ("throw",)
+    merged = model.merge_predictions(run.predict(model, loader(1)))
+    assert {d.label for found in merged.values() for d in found} == {"throw"}
+
+
+def test_names_without_text_are_refused():
+    with pytest.raises(PsftrError, match="no text embedding for 'fly'"):
+        module(train_classes=("jump", "fly"))
+
+
+def test_the_log_weighs_batches_by_their_windows(tmp_path):
+    # Two batches of 3 and 1 windows: the epoch's figure is the mean over windows, not over batches.
+    batches = [one_batch(), one_batch(("one",))]
+    model = module(optimizer=OptimizerConfig(lr=1e-12, lr_backbone=1e-12, weight_decay=0.0))
+    run = trainer(tmp_path, max_epochs=1, limit_val_batches=0)
+    with torch.no_grad():
+        terms = [model.criterion(model(batch, model.train_text), batch)["total"].item() for batch in batches]
+    run.fit(model, DataLoader(batches, batch_size=None))
+    expected = (3 * terms[0] + terms[1]) / 4
+    assert run.callback_metrics["train/total"].item() == pytest.approx(expected, rel=1e-3)
