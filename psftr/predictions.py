@@ -158,7 +158,8 @@ def write_predictions(path: str | os.PathLike[str], predictions: Predictions) ->
         for number, detection in enumerate(detections, 1):
             if detection.video_id != video_id:
                 raise PsftrError(f"{path}: detection {number} under {video_id} says {detection.video_id}")
-            _check(detection, f"{path}: {video_id}, detection {number}")
+            if complaint := _complaint(detection):
+                raise PsftrError(f"{path}: {video_id}, detection {number}: {complaint}")
         results[video_id] = [
             {"segment": [float(d.start_s), float(d.end_s)], "label": d.label, "score": float(d.score)}
             for d in sorted(detections, key=lambda d: -d.score)
@@ -175,7 +176,7 @@ def write_predictions(path: str | os.PathLike[str], predictions: Predictions) ->
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
     try:
         with os.fdopen(handle, "w", encoding="utf-8") as file:
-            json.dump(content, file, allow_nan=False, default=_plain)
+            file.write(json.dumps(content, allow_nan=False, default=_plain))  # `dump` would skip the fast encoder
         os.chmod(temporary, 0o644)  # mkstemp's 0600 would keep a shared folder's other users out
         os.replace(temporary, path)
     except BaseException:
@@ -237,7 +238,8 @@ def _read_csv(path: Path) -> Predictions:
     for where, row in _csv_rows(path, ("video-id", "t-start", "t-end", "label", "score")):
         start_s, end_s, score = (_csv_seconds(where, row, name) for name in ("t-start", "t-end", "score"))
         detections.append(Detection(row["video-id"], row["label"], start_s, end_s, score))
-        _check(detections[-1], where)
+        if complaint := _complaint(detections[-1]):
+            raise PsftrError(f"{where}: {complaint}")
     return Predictions(group_by_video(detections))
 
 
@@ -282,20 +284,21 @@ def _detection(path: Path, video_id: str, number: int, row: Any) -> Detection:
         ) from None
     if not isinstance(detection.label, str):
         raise PsftrError(f"{path}: {video_id}, detection {number}: label {detection.label!r} is not a string")
-    _check(detection, f"{path}: {video_id}, detection {number}")
+    if complaint := _complaint(detection):
+        raise PsftrError(f"{path}: {video_id}, detection {number}: {complaint}")
     return detection
 
 
-def _check(detection: Detection, where: str) -> None:
+def _complaint(detection: Detection) -> str | None:
+    """What makes a detection unreadable, or None."""
     start_s, end_s, score = detection.start_s, detection.end_s, detection.score
     if not (math.isfinite(start_s) and math.isfinite(end_s) and math.isfinite(score)):
-        raise PsftrError(
-            f"{where}: segment [{start_s}, {end_s}] with score {score} is not finite; every number must be"
-        )
+        return f"segment [{start_s}, {end_s}] with score {score} is not finite; every number must be"
     if end_s < start_s:
-        raise PsftrError(f"{where}: segment [{start_s}, {end_s}] ends before it starts")
+        return f"segment [{start_s}, {end_s}] ends before it starts"
     if not detection.label or not detection.video_id:
-        raise PsftrError(f"{where}: {'label' if detection.video_id else 'video id'} is empty")
+        return f"{'label' if detection.video_id else 'video id'} is empty"
+    return None
 
 
 def _object_without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -5,7 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from psftr.data.annotations import Action, Annotations, Video, canonical_id, nearest_names
+from psftr.data.annotations import (
+    EMPTY,
+    NON_FINITE,
+    UNKNOWN_LABEL,
+    Action,
+    Annotations,
+    Video,
+    canonical_id,
+    nearest_names,
+)
 from psftr.data.splits import ClassSplit
 from psftr.errors import PsftrError
 from psftr.evaluation.rules import Protocol
@@ -58,9 +67,14 @@ def select_scored(
     scored_classes = tuple(name for name in classes if name in present)
     by_id = _by_canonical_id(predictions)
     detections, notes = _detections_that_count(by_id, truth, annotations, scored_classes, classes)
+    candidates = {v.video_id for v in videos}
+    for kind in (EMPTY, NON_FINITE, UNKNOWN_LABEL):  # the toolkit would count them as actions nobody can find
+        number = sum(t.kind == kind and t.video_id in candidates for t in annotations.troubles)
+        if number:
+            notes.append(f"annotated test actions that mean nothing ({kind}), left out: {number}")
     if num_short:
         notes.append(f"test actions of {protocol.min_action_s:g} s or less, left out: {num_short}")
-    left_out = sorted(excluded & {v.video_id for v in videos})
+    left_out = sorted(excluded & candidates)
     if left_out:
         notes.append(f"test videos left out: {len(left_out)} ({name_some(left_out)})")
     missing = tuple(video_id for video_id in truth if video_id not in by_id)

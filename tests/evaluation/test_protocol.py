@@ -345,6 +345,7 @@ def test_activitynet_validation_is_split_and_evaluated(shared_data: Path):
     )
     assert len(evaluation.ap.classes) == 100
     assert "of 4728," in facts_of(evaluation)["counts"]
+    assert "annotated test actions that mean nothing (segment without length), left out: 3" in evaluation.facts.notes
     assert evaluation.ap.average == 1.0
 
 
