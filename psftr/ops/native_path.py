@@ -1,7 +1,7 @@
 """The native CPU path: csrc/temporal_deform_attn.c, compiled ahead of time by whoever builds the wheel.
 
 The library knows neither Python nor PyTorch: it takes pointers through ctypes, which releases the interpreter lock,
-and the (batch, head) slabs are shared out among threads here. Wheels for common platforms carry it; where it is
+and its units of work are shared out among threads here. Wheels for common platforms carry it; where it is
 absent the PyTorch path runs and nothing is missing. No user ever compiles; `python -m psftr.ops.build_native` does.
 """
 
@@ -14,6 +14,7 @@ import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor
@@ -49,7 +50,7 @@ def load(path: Path = LIBRARY) -> ctypes.CDLL:
         raise NativeUnavailable(f"{path.name} was built from another version of {SOURCE.name}: build it again")
     pointer, integer = ctypes.c_void_p, ctypes.c_int64
     library.psftr_forward.argtypes = [pointer] * 6 + [integer] * 2 + [pointer]
-    library.psftr_backward.argtypes = [pointer] * 9 + [integer] * 2 + [pointer]
+    library.psftr_backward.argtypes = [pointer] * 9 + [integer] * 2
     library.psftr_forward.restype = library.psftr_backward.restype = None
     return library
 
@@ -59,17 +60,15 @@ def forward(values: Tensor, locations: Tensor, weights: Tensor, level_lengths: S
     rows, where, shares = (tensor.float().contiguous() for tensor in (values, locations, weights))
     batch, _, heads, dim = values.shape
     out = rows.new_empty(batch, locations.shape[1], heads, dim)
-    sizes, lengths = _sizes(values, locations), _integers(level_lengths)
     knots = 2 * locations.shape[3] * locations.shape[4]
+    plan = _plan(values, locations, multiplications=2 * locations.numel() * dim)
+    pointers = (rows, where, shares, _integers(level_lengths), out, plan.sizes)
 
     def work(first: int, last: int) -> None:
         scratch = ctypes.create_string_buffer(max(1, knots) * _KNOT_BYTES)
-        library.psftr_forward(
-            rows.data_ptr(), where.data_ptr(), shares.data_ptr(), lengths, out.data_ptr(), sizes,
-            first, last, scratch,
-        )  # fmt: skip
+        library.psftr_forward(*map(_address, pointers), first, last, _address(scratch))
 
-    _share_out(work, slabs=batch * heads, multiplications=2 * locations.numel() * dim)
+    _share_out(work, plan)
     return out.to(values.dtype)
 
 
@@ -77,56 +76,62 @@ def backward(
     grad_out: Tensor, values: Tensor, locations: Tensor, weights: Tensor, level_lengths: Sequence[int]
 ) -> tuple[Tensor, Tensor, Tensor]:
     library = load()
-    grad, rows, where, shares = (tensor.float().contiguous() for tensor in (grad_out, values, locations, weights))
-    batch, length, heads, dim = values.shape
-    grad_values, grad_locations, grad_weights = (torch.empty_like(t) for t in (rows, where, shares))
-    sizes, lengths = _sizes(values, locations), _integers(level_lengths)
-    dense = 2 * locations[0, :, 0].numel() >= length if batch and heads else False
+    inputs = [tensor.float().contiguous() for tensor in (grad_out, values, locations, weights)]
+    grads = [torch.empty_like(tensor) for tensor in inputs[1:]]
+    plan = _plan(values, locations, multiplications=4 * locations.numel() * values.shape[3])
+    pointers = (*inputs, _integers(level_lengths), *grads, plan.sizes)
 
     def work(first: int, last: int) -> None:
-        scratch = rows.new_empty(length * (dim + 16)) if dense else None
-        library.psftr_backward(
-            grad.data_ptr(), rows.data_ptr(), where.data_ptr(), shares.data_ptr(), lengths,
-            grad_values.data_ptr(), grad_locations.data_ptr(), grad_weights.data_ptr(), sizes,
-            first, last, None if scratch is None else scratch.data_ptr(),
-        )  # fmt: skip
+        library.psftr_backward(*map(_address, pointers), first, last)
 
-    _share_out(work, slabs=batch * heads, multiplications=4 * locations.numel() * dim)
-    return (
-        grad_values.to(values.dtype),
-        grad_locations.to(locations.dtype),
-        grad_weights.to(weights.dtype),
-    )
+    _share_out(work, plan)
+    return grads[0].to(values.dtype), grads[1].to(locations.dtype), grads[2].to(weights.dtype)
 
 
-def _sizes(values: Tensor, locations: Tensor) -> ctypes.Array:
+class _Plan(NamedTuple):
+    """How one call is cut: `units` pieces of work, independent of each other, for `threads` threads."""
+
+    units: int
+    threads: int
+    sizes: ctypes.Array
+
+
+def _plan(values: Tensor, locations: Tensor, *, multiplications: int) -> _Plan:
     batch, length, heads, dim = values.shape
     queries, _, levels, points = locations.shape[1:]
-    return _integers([batch, length, heads, dim, queries, levels, points])
+    threads = max(1, min(torch.get_num_threads(), batch * heads, multiplications // _MULTIPLICATIONS_PER_THREAD))
+    # neighbouring heads share cache lines' neighbours and prefetches: split them only to occupy every thread
+    splits = next((n for n in range(1, heads + 1) if heads % n == 0 and batch * n >= 4 * threads), heads)
+    unit_heads = max(1, heads // max(1, splits)) if threads > 1 else max(1, heads)
+    sizes = _integers([batch, length, heads, dim, queries, levels, points, unit_heads])
+    return _Plan(batch * heads // unit_heads, threads, sizes)
+
+
+def _share_out(work: Callable[[int, int], None], plan: _Plan) -> None:
+    """Call work(first, last) for all units, every thread taking the next few when it is done with the last: on a busy
+    machine threads do not advance alike."""
+    if plan.threads == 1:
+        work(0, plan.units)
+        return
+    size = -(-plan.units // (4 * plan.threads))
+    starts = iter(range(0, plan.units, size))
+
+    def take() -> None:
+        for start in starts:
+            work(start, min(start + size, plan.units))
+
+    others = [_pool().submit(take) for _ in range(plan.threads - 1)]
+    take()
+    for other in others:
+        other.result()
+
+
+def _address(memory: object) -> int:
+    return memory.data_ptr() if isinstance(memory, Tensor) else ctypes.addressof(cast(ctypes.Array, memory))
 
 
 def _integers(numbers: Sequence[int]) -> ctypes.Array:
     return (ctypes.c_int64 * max(1, len(numbers)))(*numbers)
-
-
-def _share_out(work: Callable[[int, int], None], *, slabs: int, multiplications: int) -> None:
-    """Call work(first, last) for pieces of [0, slabs) on as many threads as PyTorch uses, each taking the next piece
-    when it is done with one: on a busy machine threads do not advance alike."""
-    threads = min(torch.get_num_threads(), slabs, 1 + multiplications // _MULTIPLICATIONS_PER_THREAD)
-    if threads <= 1:
-        work(0, slabs)
-        return
-    size = -(-slabs // (4 * threads))
-    starts = iter(range(0, slabs, size))
-
-    def take() -> None:
-        for start in starts:
-            work(start, min(start + size, slabs))
-
-    others = [_pool().submit(take) for _ in range(threads - 1)]
-    take()
-    for other in others:
-        other.result()
 
 
 @functools.cache

@@ -1,8 +1,9 @@
 /* Temporal deformable attention on the CPU: forward and backward over contiguous float32 arrays.
  *
  * Plain C with GNU vector types and no dependency but libc: no Python, no PyTorch, no thread library. The caller
- * splits the B*H (batch, head) slabs among its threads. A slab is one thread's from beginning to end and is worked
- * through in one order, so the gradients are bit-identical from run to run, whatever the number of threads.
+ * splits the B*H (batch, head) pairs into units of some neighbouring heads and the units among its threads. Each
+ * pair is one thread's from beginning to end and its queries are taken in order, so the gradients are bit-identical
+ * from run to run, whatever the number of threads. Within a unit heads vary fastest, as they do in memory.
  *
  * Shapes as in ../temporal_deform_attn.py: values [B,T,H,D], locations and weights [B,Q,H,L,P], out [B,Q,H,D].
  */
@@ -23,7 +24,7 @@ typedef float Vector __attribute__((vector_size(32), aligned(4), may_alias));
 enum { LANES = 8 };
 
 typedef struct {
-    int64_t batch, length, heads, dim, queries, levels, points;
+    int64_t batch, length, heads, dim, queries, levels, points, unit_heads;
 } Sizes;
 
 /* One row that a query reads, and its share. */
@@ -86,10 +87,10 @@ INLINE float one_row(const float *grad, const float *row, float *grad_row, float
 }
 
 /* The same for a row and the next one, reading grad once. */
-INLINE void two_rows(const float *grad, const float *row, int64_t stride, float *grad_row, int64_t grad_stride,
-                     float weight_left, float weight_right, int64_t dim, float *left, float *right) {
+INLINE void two_rows(const float *grad, const float *row, float *grad_row, int64_t stride, float weight_left,
+                     float weight_right, int64_t dim, float *left, float *right) {
     const float *next = row + stride;
-    float *grad_next = grad_row + grad_stride;
+    float *grad_next = grad_row + stride;
     Vector sum_left = {0}, sum_right = {0};
     int64_t i = 0;
     for (; i + LANES <= dim; i += LANES) {
@@ -110,15 +111,17 @@ INLINE void two_rows(const float *grad, const float *row, int64_t stride, float 
     *right = horizontal_sum(sum_right) + tail_right;
 }
 
-/* Slabs [first_slab, last_slab) of out; slab = b*H + h. `knots` is scratch for 2*L*P entries. */
+/* Units [first, last) of out; unit u holds heads (u % (H/unit_heads))*unit_heads onwards of batch element
+ * u / (H/unit_heads). `knots` is scratch for 2*L*P entries. */
 MULTIVERSION EXPORT void psftr_forward(const float *values, const float *locations, const float *weights,
-                                       const int64_t *level_lengths, float *out, const Sizes *sizes,
-                                       int64_t first_slab, int64_t last_slab, Knot *knots) {
+                                       const int64_t *level_lengths, float *out, const Sizes *sizes, int64_t first,
+                                       int64_t last, Knot *knots) {
     const Sizes s = *sizes;
-    const int64_t stride = s.heads * s.dim, level_points = s.levels * s.points;
-    for (int64_t slab = first_slab; slab < last_slab; ++slab) {
-        const int64_t b = slab / s.heads, h = slab % s.heads;
-        for (int64_t q = 0; q < s.queries; ++q) {
+    const int64_t stride = s.heads * s.dim, level_points = s.levels * s.points, units = s.heads / s.unit_heads;
+    for (int64_t unit = first; unit < last; ++unit) {
+        const int64_t b = unit / units, first_head = unit % units * s.unit_heads;
+        for (int64_t i = 0; i < s.queries * s.unit_heads; ++i) {
+            const int64_t q = i / s.unit_heads, h = first_head + i % s.unit_heads;
             const int64_t item = (b * s.queries + q) * s.heads + h;
             const float *level_values = values + b * s.length * stride + h * s.dim;
             int64_t point = item * level_points, count = 0;
@@ -147,55 +150,47 @@ MULTIVERSION EXPORT void psftr_forward(const float *values, const float *locatio
     }
 }
 
-/* Gradients of slabs [first_slab, last_slab): every element of them is written, whatever was there.
- *
- * `scratch` holds T rows of D + 16 floats, or is NULL. With it the slab's gradient is summed there and copied out
- * once: rows of a slab lie a power of two of bytes apart in values [B,T,H,D], so they compete for the same few
- * cache sets; in the scratch they do not. Worth it only where the queries touch most rows. */
+/* Gradients of units [first, last): every element of them is written, whatever was there. */
 MULTIVERSION EXPORT void psftr_backward(const float *grad_out, const float *values, const float *locations,
                                         const float *weights, const int64_t *level_lengths, float *grad_values,
                                         float *grad_locations, float *grad_weights, const Sizes *sizes,
-                                        int64_t first_slab, int64_t last_slab, float *scratch) {
+                                        int64_t first, int64_t last) {
     const Sizes s = *sizes;
-    const int64_t stride = s.heads * s.dim, level_points = s.levels * s.points;
-    const int64_t grad_stride = scratch ? s.dim + 16 : stride;
-    for (int64_t slab = first_slab; slab < last_slab; ++slab) {
-        const int64_t b = slab / s.heads, h = slab % s.heads;
-        const float *level_values = values + b * s.length * stride + h * s.dim;
-        float *slab_grad = grad_values + b * s.length * stride + h * s.dim;
-        float *level_grad = scratch ? scratch : slab_grad;
-        const float *first_level = level_values;
-        float *first_level_grad = level_grad;
-        for (int64_t t = 0; t < s.length; ++t) memset(level_grad + t * grad_stride, 0, (size_t)s.dim * sizeof(float));
-        for (int64_t q = 0; q < s.queries; ++q) {
-            const int64_t item = (b * s.queries + q) * s.heads + h;
+    const int64_t stride = s.heads * s.dim, level_points = s.levels * s.points, units = s.heads / s.unit_heads;
+    for (int64_t unit = first; unit < last; ++unit) {
+        const int64_t b = unit / units, first_head = unit % units * s.unit_heads;
+        const int64_t start = b * s.length * stride + first_head * s.dim;
+        for (int64_t t = 0; t < s.length; ++t)
+            memset(grad_values + start + t * stride, 0, (size_t)(s.unit_heads * s.dim) * sizeof(float));
+        for (int64_t i = 0; i < s.queries * s.unit_heads; ++i) {
+            const int64_t q = i / s.unit_heads, h = i % s.unit_heads;
+            const int64_t item = (b * s.queries + q) * s.heads + first_head + h;
             const float *grad = grad_out + item * s.dim;
-            int64_t point = item * level_points;
-            level_values = first_level;
-            level_grad = first_level_grad;
+            int64_t point = item * level_points, level_start = start + h * s.dim;
             for (int64_t l = 0; l < s.levels; ++l) {
                 const int64_t length = level_lengths[l];
                 for (int64_t p = 0; p < s.points; ++p, ++point) {
                     float fraction = 0, left = 0, right = 0;
                     const int64_t below = length > 0 ? locate(locations[point], length, &fraction) : -2;
                     const float weight = weights[point];
-                    const float *row = level_values + below * stride;
-                    float *grad_row = level_grad + below * grad_stride;
-                    if (below >= 0 && below < length - 1)
-                        two_rows(grad, row, stride, grad_row, grad_stride, weight * (1 - fraction), weight * fraction,
-                                 s.dim, &left, &right);
-                    else if (below == -1)
-                        right = one_row(grad, row + stride, grad_row + grad_stride, weight * fraction, s.dim);
-                    else if (below >= 0 && below < length)
+                    const float *row = values + level_start + below * stride;
+                    float *grad_row = grad_values + level_start + below * stride;
+                    if (below >= 0 && below < length - 1) {
+                        const float weight_left = weight * (1 - fraction), weight_right = weight * fraction;
+                        if (s.dim == 64) /* the usual head size: a constant the compiler unrolls */
+                            two_rows(grad, row, grad_row, stride, weight_left, weight_right, 64, &left, &right);
+                        else
+                            two_rows(grad, row, grad_row, stride, weight_left, weight_right, s.dim, &left, &right);
+                    } else if (below == -1 && length > 0) {
+                        right = one_row(grad, row + stride, grad_row + stride, weight * fraction, s.dim);
+                    } else if (below >= 0 && below < length) {
                         left = one_row(grad, row, grad_row, weight * (1 - fraction), s.dim);
+                    }
                     grad_weights[point] = left * (1 - fraction) + right * fraction;
                     grad_locations[point] = weight * (float)length * (right - left);
                 }
-                level_values += length * stride;
-                level_grad += length * grad_stride;
+                level_start += length * stride;
             }
         }
-        for (int64_t t = 0; scratch && t < s.length; ++t)
-            memcpy(slab_grad + t * stride, scratch + t * grad_stride, (size_t)s.dim * sizeof(float));
     }
 }
