@@ -127,8 +127,9 @@ class TemporalDeformableAttention(nn.Module):
 
     def locations(self, references: Tensor, offsets: Tensor, lengths: Sequence[int]) -> Tensor:
         """references [B|1,N,1|2], offsets [B|1,N,H,L,P] in frames -> [B|1,N,H,L,P] in units of the level's length."""
-        frame = torch.tensor([1.0 / max(length, 1) for length in lengths], device=offsets.device)
-        return references[:, :, None, None, :1] + offsets * frame[:, None]
+        levels = zip(offsets.split(1, dim=3), lengths, strict=True)
+        shares = torch.cat([level / max(length, 1) for level, length in levels], dim=3)
+        return references[:, :, None, None, :1] + shares
 
 
 class SegmentDeformableAttention(TemporalDeformableAttention):
