@@ -61,6 +61,11 @@ def encoder_name(seed: int, dim: int) -> str:
     return f"synthetic:words-v{GENERATOR_VERSION}:seed{seed}:dim{dim}"
 
 
+def generator_facts() -> dict[str, Any]:
+    """What, beside the arguments, decides the numbers: a record with other facts is stale."""
+    return {"version": GENERATOR_VERSION, "recipe": hashlib.sha256(repr(Recipe()).encode()).hexdigest()[:16]}
+
+
 def plan_actions(main: Composition, duration_s: float, rng: np.random.Generator) -> list[Event]:
     """Actions of one video: log-normal lengths of 1 to 10 s, gaps short and long, now and then two classes."""
     second = CLASSES[rng.integers(len(CLASSES))] if rng.random() < 0.2 else main
@@ -115,8 +120,7 @@ class World:
 
     @property
     def generator(self) -> dict[str, Any]:
-        recipe = hashlib.sha256(repr(Recipe()).encode()).hexdigest()[:16]
-        return {"version": GENERATOR_VERSION, "recipe": recipe, **asdict(self)}
+        return {**generator_facts(), **asdict(self)}
 
 
 def ensure_world(root: str | Path, **sizes: Any) -> bool:
