@@ -36,8 +36,9 @@ def source_hash() -> str:
 
 
 @functools.cache
-def load(path: Path = LIBRARY) -> ctypes.CDLL:
+def load() -> ctypes.CDLL:
     """Load the library; raises NativeUnavailable with the reason."""
+    path = LIBRARY
     if not path.is_file():
         raise NativeUnavailable("this installation carries no native library")
     try:
