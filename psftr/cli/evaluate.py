@@ -284,7 +284,7 @@ def evaluate_baseline(config: Config) -> float:
 
 def baseline_predictions(config: Config, dataset: Dataset) -> Predictions:
     from psftr.cli.objects import load_class_text
-    from psftr.methods.baseline.clip_baseline import ClipBaseline
+    from psftr.methods.baseline.clip_baseline import NAME, ClipBaseline
     from psftr.predictions import CHECKPOINT_NONE, Predictions, Provenance
 
     unseen = dataset.split.unseen
@@ -293,9 +293,9 @@ def baseline_predictions(config: Config, dataset: Dataset) -> Predictions:
     ids = test_video_ids(config, dataset)
     detections = {video_id: tuple(localizer.localize(dataset.store.read(video_id), unseen)) for video_id in ids}
     provenance = Provenance(
-        method="clip-baseline",
+        method=NAME,
         checkpoint_rule=CHECKPOINT_NONE,
-        config=localizer.settings(),
+        config=localizer.config,
         text=text_facts(text),
         **dataset.provenance(),
     )

@@ -160,8 +160,8 @@ def text_encoder(identity: str, *, weights: str | None = None) -> ClipEncoder:
     model, _, source = rest.partition(":")
     if tool != "open_clip" or not source:
         raise PsftrError(
-            f"the features are of encoder {identity!r}, which psftr cannot run: give text.embeddings=FILE, a psftr-text "
-            "file of the same encoder"
+            f"the features are of encoder {identity!r}, which psftr cannot run: give text.embeddings=FILE, "
+            "a psftr-text file of the same encoder"
         )
     if source.endswith(":pre-projection"):
         raise PsftrError(f"features of {identity} have no text twin: extract them again after CLIP's projection")

@@ -1,4 +1,4 @@
-"""Progress of training: bars on a terminal, one plain line per epoch elsewhere."""
+"""Around Lightning's loop: progress (bars on a terminal, plain lines elsewhere) and seeds that survive a resume."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import time
 import warnings
 from typing import Any
 
+import torch
 from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.callbacks import Callback, RichProgressBar
 
@@ -74,6 +75,16 @@ class Lines(Callback):
             words.append(f"left {duration((now - self.started) / self.epochs_done * left)}")
         if trainer.is_global_zero:
             log.info("%s", "  ".join(words))
+
+
+class EpochSeed(Callback):
+    """Dropout draws from (seed, epoch, rank), so a resumed run goes on exactly as an uninterrupted one would have."""
+
+    def __init__(self, seed: int) -> None:
+        self.seed = seed
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        torch.manual_seed((self.seed * 1_000_003 + trainer.current_epoch) * 4096 + trainer.global_rank)
 
 
 def duration(seconds: float) -> str:

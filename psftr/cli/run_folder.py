@@ -1,10 +1,10 @@
 """A run folder: what a training run leaves behind, and what `evaluate` and `predict` read again.
 
-    run.json            what the run is: config, split, seen and unseen classes, feature store, code version, status
-    checkpoints/        Lightning checkpoints: last.ckpt, and best.ckpt under checkpoint.rule=best
-    model.safetensors   weights for use and sharing, with config.json beside them
-    metrics.csv         every logged value
-    predictions.json    written by `evaluate`, with evaluation.json and figures
+run.json            what the run is: config, split, seen and unseen classes, feature store, code version, status
+checkpoints/        Lightning checkpoints: last.ckpt, and best.ckpt under checkpoint.rule=best
+model.safetensors   weights for use and sharing, with config.json beside them
+metrics.csv         every logged value
+predictions.json    written by `evaluate`, with evaluation.json and figures
 """
 
 from __future__ import annotations

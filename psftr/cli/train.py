@@ -122,6 +122,7 @@ def train(config: Config, folder: RunFolder) -> float:
     from psftr.methods.psftr.build import build_network
     from psftr.methods.psftr.export import save_pretrained
     from psftr.methods.psftr.module import OptimizerConfig, PsftrModule
+
     selected_path = getattr(psftr.ops, "selected_path", lambda: "reference")
     from psftr.predictions import code_version
 
@@ -160,6 +161,7 @@ def train(config: Config, folder: RunFolder) -> float:
         optimizer=OptimizerConfig(**optimizer),
         score=scorer(data.val_annotations, classes=data.val_classes, protocol=protocol_for(dataset.name)),
         checkpoint_facts=facts,
+        log_val_losses=config["protocol"] != "peer",  # the unseen test has no targets in the loader
     )
     resumed = folder.last_checkpoint if folder.last_checkpoint.is_file() else None
     if folder.facts_file.is_file() and resumed is None:
@@ -223,7 +225,7 @@ def build_trainer(config: Config, folder: RunFolder) -> pl.Trainer:
     import torch
     from pytorch_lightning.callbacks import Callback, EMAWeightAveraging, ModelCheckpoint
 
-    from psftr.cli.progress import progress_callback
+    from psftr.cli.progress import EpochSeed, progress_callback
 
     trainer, checkpoint = config["trainer"], config["checkpoint"]
     precision = trainer["precision"]
@@ -231,13 +233,14 @@ def build_trainer(config: Config, folder: RunFolder) -> pl.Trainer:
         on_gpu = trainer["accelerator"] in ("auto", "gpu", "cuda") and torch.cuda.is_available()
         precision = "bf16-mixed" if on_gpu and torch.cuda.is_bf16_supported() else "32-true"
     callbacks: list[Callback] = [
+        EpochSeed(config["seed"]),
         ModelCheckpoint(
             dirpath=folder.last_checkpoint.parent,
             filename="last",
             every_n_epochs=checkpoint["every_epochs"],
             save_on_train_epoch_end=True,
             enable_version_counter=False,
-        )
+        ),
     ]
     if checkpoint["rule"] != "last" or config["protocol"] == "peer":
         callbacks.append(
