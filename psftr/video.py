@@ -47,6 +47,7 @@ class Shortfall:
     decoded_s: float
     lost_frames: int
     corrupt_frames: int
+    skipped_frames: int
 
     def __str__(self) -> str:
         parts = []
@@ -56,6 +57,8 @@ class Shortfall:
             parts.append(f"{self.lost_frames} frames lost")
         if self.corrupt_frames:
             parts.append(f"{self.corrupt_frames} frames damaged")
+        if self.skipped_frames:
+            parts.append(f"timestamps skip {self.skipped_frames} frames")
         return "; ".join(parts) or f"ends {self.decoded_s:.2f} s in, before its data do"
 
 
@@ -95,14 +98,14 @@ def row_frame(row: int, *, stride: int, num_frames: int) -> int:
 
 
 def sample_video(
-    path: str | Path,
+    video: str | Path | VideoProbe,
     *,
     stride: int,
     emit: Callable[[SampledFrame], None],
     decoder: str = "pyav",
     threads: int = 1,
 ) -> VideoSummary:
-    """Decode `path` and call `emit` for each row in order.
+    """Decode a file (or what `probe_video` returned for it) and call `emit` for each row in order.
 
     `threads`: the decoder's own (0: as many as there are cores). An exception of `emit` stops decoding and passes
     through. Raises VideoError, FileNotFoundError or IsADirectoryError, and PsftrError for a missing decoder.
@@ -111,7 +114,7 @@ def sample_video(
         raise PsftrError(f"stride must be at least 1 frame, got {stride}")
     if decoder not in DECODERS:
         raise PsftrError(f"decoder {decoder!r} is unknown; choose one of {', '.join(DECODERS)}")
-    probe = probe_video(path)
+    probe = video if isinstance(video, VideoProbe) else probe_video(video)
     if decoder == "torchcodec":
         return _sample_with_torchcodec(probe, stride=stride, emit=emit, threads=threads)
     tally = _Tally()
@@ -125,7 +128,7 @@ def sample_video(
             rows += 1
         held = frame
     if held is None:
-        raise VideoError(f"{path}: none of its {probe.num_packets} video packets decodes to a frame")
+        raise VideoError(f"{probe.path}: none of its {probe.num_packets} video packets decodes to a frame")
     num_frames = _count_frames(probe, held.time_s, tally)
     for row in range(rows, num_rows(num_frames, stride)):
         emit(SampledFrame(row, held.time_s, to_rgb(held.picture)))
@@ -154,9 +157,15 @@ def _shortfall(probe: VideoProbe, num_frames: int, tally: _Tally) -> Shortfall |
     # A declared length is exact but for its rounding and the last frame's; a far too small one is as suspect.
     declared_s = probe.declared_s
     is_off = declared_s is not None and (declared_s - decoded_s > 0.75 / fps or decoded_s > 2 * declared_s + 1)
-    if not (is_off or lost or tally.corrupt or probe.is_truncated):
+    if not (is_off or lost or tally.corrupt or probe.is_truncated or probe.num_skipped):
         return None
-    return Shortfall(declared_s=declared_s, decoded_s=decoded_s, lost_frames=lost, corrupt_frames=tally.corrupt)
+    return Shortfall(
+        declared_s=declared_s,
+        decoded_s=decoded_s,
+        lost_frames=lost,
+        corrupt_frames=tally.corrupt,
+        skipped_frames=probe.num_skipped,
+    )
 
 
 @dataclass
@@ -202,7 +211,7 @@ def _decode(probe: VideoProbe, *, threads: int, tally: _Tally) -> Iterator[_Time
         for packet in read_packets(container, stream):
             try:
                 pictures = stream.codec_context.decode(packet)  # None flushes, as the empty last packet does
-            except (av.FFmpegError, ValueError, RuntimeError):
+            except (av.FFmpegError, LookupError, RuntimeError):
                 continue  # its frames are missing from the count, which the summary reports
             for picture in pictures:
                 if not probe.is_timed:

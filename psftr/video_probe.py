@@ -7,6 +7,7 @@ visible end.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
@@ -17,6 +18,9 @@ from psftr.errors import PsftrError
 
 # Demuxers that make pictures of text, or follow a file to other files.
 _NOT_VIDEO_FORMATS = frozenset({"tty", "concat", "hls", "dash", "lavfi", "sdp", "vobsub"})
+# Formats whose clock starts with the file. A picture's reordering and sound's priming take a few frames of it.
+_ZERO_BASED_FORMATS = frozenset({"mov", "matroska", "webm", "avi", "flv"})
+_LATE_S = Fraction(1, 4)
 _SANE_FPS = (Fraction(1, 100), Fraction(1000))
 
 
@@ -31,6 +35,7 @@ class VideoProbe:
     `fps` is the container's where the timestamps agree with it to half a frame over the whole video, else measured.
     `is_timed`: every packet has a timestamp; otherwise frames are counted at the container's rate.
     `is_truncated`: reading breaks off, or no stream reaches the length the container declares.
+    `num_skipped`: frames by which the timestamps of an otherwise even video jump, or by which it starts late.
     `declared_s`: the length declared for the video, None where the container declares none that is the video's.
     """
 
@@ -39,6 +44,7 @@ class VideoProbe:
     origin_s: Fraction
     total_s: Fraction
     num_packets: int
+    num_skipped: int
     is_timed: bool
     is_variable: bool
     is_truncated: bool
@@ -52,6 +58,8 @@ def probe_video(path: str | Path) -> VideoProbe:
         stream = main_stream(container, path)
         time_base, declared_fps = stream.time_base, _declared_fps(stream)
         declared_s = _stream_s(container, stream)
+        is_avi = container.format.name == "avi"
+        is_zero_based = bool(_ZERO_BASED_FORMATS & set(container.format.name.split(",")))
         container_s = container.duration / 1e6 if container.duration and declared_s is None else None
         times, durations, num_packets, is_truncated, reached_s = [], [], 0, False, 0.0
         # A container's length covers its longest stream, often the audio: where only it is known, all are read.
@@ -70,12 +78,17 @@ def probe_video(path: str | Path) -> VideoProbe:
                 durations.append(packet.duration or 0)
     if num_packets == 0:
         raise VideoError(f"{path}: its video stream holds no packet; the file is empty or cut off at the start")
-    is_timed = len(times) == num_packets and time_base is not None
+    # AVI knows a rate and no timestamps: those of its packets are FFmpeg's guesses, wrong where pictures are reordered.
+    is_timed = len(times) == num_packets and time_base is not None and not (is_avi and declared_fps)
     if is_timed:
         last_duration = durations[max(range(num_packets), key=times.__getitem__)]
-        fps, origin_s, total_s, is_variable = _measure(sorted(times), last_duration, time_base, declared_fps)
+        times.sort()
+        fps, origin_s, total_s, is_variable = _measure(times, last_duration, time_base, declared_fps)
+        is_late = is_zero_based and origin_s > _LATE_S
+        num_skipped = _count_skipped(times) + (int(origin_s * fps) if is_late else 0)
     elif declared_fps is not None:
         fps, origin_s, total_s, is_variable = declared_fps, Fraction(0), num_packets / declared_fps, False
+        num_skipped = 0
     else:
         raise VideoError(f"{path}: has neither timestamps nor a frame rate; convert it to mp4 or mkv")
     if not _SANE_FPS[0] <= fps <= _SANE_FPS[1]:
@@ -91,6 +104,7 @@ def probe_video(path: str | Path) -> VideoProbe:
         origin_s=origin_s,
         total_s=total_s,
         num_packets=num_packets,
+        num_skipped=num_skipped,
         is_timed=is_timed,
         is_variable=is_variable,
         is_truncated=is_truncated,
@@ -106,8 +120,9 @@ def _measure(
     if span == 0:
         fps = declared_fps or Fraction(25)
         return fps, times[0] * time_base, max(last_duration * time_base, count / fps), False
-    # Containers often leave the last frame's duration out, or nearly: it lasts at least as long as the others do.
-    total = span + max(last_duration * time_base, span / (count - 1))
+    # Containers often leave the last frame's duration out or guess it: it lasts as long as the others, or visibly longer.
+    step, last = span / (count - 1), last_duration * time_base
+    total = span + (last if last > Fraction(3, 2) * step else step)
     fps = count / total
     if declared_fps is not None and abs(count / declared_fps - total) <= Fraction(1, 2) / declared_fps:
         fps = declared_fps
@@ -144,8 +159,8 @@ def main_stream(container: Any, path: Path) -> Any:
 
     candidates = [s for s in container.streams.video if not s.disposition & av.stream.Disposition.attached_pic]
     if not candidates:
-        kinds = sorted({stream.type for stream in container.streams})
-        raise VideoError(f"{path}: has no video stream ({', '.join(kinds) or 'no stream at all'})")
+        kinds = sorted({"cover art" if s.type == "video" else s.type for s in container.streams})
+        raise VideoError(f"{path}: has no video stream (only {', '.join(kinds) or 'a header'})")
     best = container.streams.best("video")
     stream = best if best in candidates else candidates[0]
     if stream.codec_context is None:
@@ -155,17 +170,26 @@ def main_stream(container: Any, path: Path) -> Any:
 
 def read_packets(container: Any, *streams: Any) -> Iterator[Any]:
     """Packets of `streams` (none: of all), the empty one that flushes last; None, and no more, where reading breaks."""
-    import av
-
     packets = container.demux(*streams)
     while True:
         try:
             yield next(packets)
         except StopIteration:
             return
-        except (av.FFmpegError, ValueError, OSError, RuntimeError):
+        except Exception:  # FFmpeg's own errors, and PyAV's about streams that a damaged file makes up
             yield None
             return
+
+
+def _count_skipped(times: list[int]) -> int:
+    """Frames missing from sorted timestamps that are one step apart almost everywhere; 0 for a variable rate."""
+    steps = [later - earlier for earlier, later in itertools.pairwise(times)]
+    step = sorted(steps)[len(steps) // 2] if steps else 0
+    if step <= 0:
+        return 0
+    slack = max(step / 10, 1.5)  # containers round to their own ticks, often milliseconds
+    even = sum(abs(s - step) <= slack for s in steps)
+    return sum(round(s / step) - 1 for s in steps if s > 1.5 * step) if even >= 0.9 * len(steps) else 0
 
 
 def _stream_s(container: Any, stream: Any) -> float | None:

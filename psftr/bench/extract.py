@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-_TICK = Fraction(1, 12800)  # divides the frame duration of every usual rate
+_TICK = Fraction(1, 12800)  # divides the frame duration of the usual rates
 
 
 def write_clip(
@@ -21,15 +21,19 @@ def write_clip(
     container_options: Mapping[str, str] | None = None,
     rotation: int = 0,
     audio_s: float = 0.0,
+    tick: Fraction = _TICK,
 ) -> Path:
-    """Write `frames` `[H, W, 3]` uint8, each on screen from its time in `times_s`; `audio_s` seconds of silence."""
+    """Write `frames` `[H, W, 3]` uint8, each on screen from its time in `times_s`; `audio_s` seconds of silence.
+
+    `tick`: what times are rounded to (AVI wants the frame duration).
+    """
     import av
 
     path = Path(path)
     with av.open(str(path), "w", container_options=dict(container_options or {})) as container:
         video = container.add_stream(codec, rate=25, options=dict(options or {}))
         video.pix_fmt = "yuv420p"
-        video.time_base = video.codec_context.time_base = _TICK
+        video.time_base = video.codec_context.time_base = tick
         if rotation:
             video.set_display_rotation(rotation)
         sound = container.add_stream("aac", rate=8000) if audio_s else None
@@ -37,7 +41,7 @@ def write_clip(
             if index == 0:
                 video.height, video.width = frame.shape[:2]
             picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")
-            picture.pts, picture.time_base = round(time_s / _TICK), _TICK
+            picture.pts, picture.time_base = round(time_s / tick), tick
             container.mux(video.encode(picture))
         container.mux(video.encode(None))
         if sound is not None:
