@@ -9,9 +9,8 @@ from __future__ import annotations
 
 import logging
 import random
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -21,7 +20,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, RandomSampler
 
 from psftr.data.annotations import Action, Annotations, Video, canonical_id, nearest_names
-from psftr.data.features import FeatureStore, VideoFeatures
+from psftr.data.features import FeatureStore
 from psftr.data.splits import ClassSplit, hold_out_classes
 from psftr.data.windows import Window, WindowPolicy, action_rows, window_rows
 from psftr.errors import PsftrError
@@ -185,13 +184,6 @@ def seed_worker(_: int) -> None:
     seed = torch.initial_seed() % 2**32
     random.seed(seed)
     np.random.seed(seed)  # noqa: NPY002  (libraries that use numpy's global state)
-
-
-def video_batches(video: VideoFeatures, policy: WindowPolicy, *, batch_size: int) -> Iterator[Batch]:
-    """All windows of one video as `predict_dataloader` would give them, without a store."""
-    windows = iter(policy.windows(video.video_id, video.timeline, training=False))
-    while chunk := list(islice(windows, batch_size)):
-        yield Collate(())([(Sample(window), window_rows(video.features, window)) for window in chunk])
 
 
 class ZstalDataModule(pl.LightningDataModule):
