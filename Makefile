@@ -1,25 +1,37 @@
-# make demo: set up and run the main job on the embedded default. make test: set up and run the tests.
+# make demo    set up and run the main job on the embedded default: train on three splits, evaluate, compare
+# make test    set up and run the tests
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
+DEMO := outputs/demo
 
-.PHONY: setup demo test lint types bench clean
+.PHONY: setup demo test lint types wheel clean
 
 setup: $(VENV)/.installed
 
 $(VENV)/.installed: setup.cfg pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "psftr needs Python 3.11 or newer, this is " + sys.version.split()[0])'
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
 	@touch $@
+
+demo: setup
+	$(BIN)/psftr train -m split.index=0,1,2 hydra.sweep.dir=$(DEMO)
+	$(BIN)/psftr evaluate run=$(DEMO) baseline=true
 
 test: setup
 	$(BIN)/python -m pytest
 
 lint: setup
 	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
 
 types: setup
 	$(BIN)/mypy
+
+# a wheel with the prebuilt CPU kernel in it (needs a C compiler here, never at the user's)
+wheel: setup
+	PSFTR_BUILD_NATIVE=1 $(BIN)/python -m build --wheel
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info

@@ -113,7 +113,6 @@ def different_keys(old: Any, new: Any, prefix: str = "") -> list[str]:
 def train(config: Config, folder: RunFolder) -> float:
     import pytorch_lightning as pl
 
-    import psftr.ops
     from psftr.cli.objects import build_criterion, build_datamodule, build_decoder, load_class_text, load_dataset
     from psftr.cli.objects import network_config as network_config_of
     from psftr.cli.progress import silence_lightning
@@ -122,8 +121,7 @@ def train(config: Config, folder: RunFolder) -> float:
     from psftr.methods.psftr.build import build_network
     from psftr.methods.psftr.export import save_pretrained
     from psftr.methods.psftr.module import OptimizerConfig, PsftrModule
-
-    selected_path = getattr(psftr.ops, "selected_path", lambda: "reference")
+    from psftr.ops import selected_path
     from psftr.predictions import code_version
 
     if config["checkpoint"]["rule"] not in RULES:
@@ -167,8 +165,8 @@ def train(config: Config, folder: RunFolder) -> float:
     if folder.facts_file.is_file() and resumed is None:
         log.info("no checkpoint in %s yet: starting from the beginning", folder.path)
     folder.write(status="training", val_score=None, **facts)
-    describe(config, dataset, data, settings, network, resumed, selected_path())
     trainer = build_trainer(config, folder)
+    describe(config, dataset, data, settings, network, resumed, str(selected_path(trainer.strategy.root_device)))
     started = time.monotonic()
     trainer.fit(module, datamodule=data, ckpt_path=resumed, weights_only=True if resumed else None)
     if trainer.interrupted:

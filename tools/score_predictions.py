@@ -1,0 +1,27 @@
+"""Score a predictions file: python tools/score_predictions.py PREDICTIONS ANNOTATIONS [SPLITS_DIR RATIO INDEX].
+
+Both files may be JSON (ActivityNet layout) or CSV. With a published split only its unseen classes are scored.
+"""
+
+import sys
+
+from psftr.data.annotations import read_annotations
+from psftr.data.splits import read_published_split
+from psftr.evaluation.protocol import evaluate_predictions
+from psftr.evaluation.rules import protocol_for
+from psftr.evaluation.tables import evaluation_text
+from psftr.predictions import read_predictions
+
+
+def main(predictions: str, annotations: str, splits_dir: str = "", ratio: str = "75", index: str = "0") -> None:
+    split = read_published_split(splits_dir, ratio=int(ratio), index=int(index)) if splits_dir else None
+    evaluation = evaluate_predictions(
+        read_predictions(predictions), read_annotations(annotations), split, protocol=protocol_for("thumos14")
+    )
+    print(evaluation_text(evaluation))
+
+
+if __name__ == "__main__":
+    if len(sys.argv) < 3:
+        sys.exit(__doc__)
+    main(*sys.argv[1:])
