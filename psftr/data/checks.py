@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from psftr.data.annotations import Annotations, Trouble
+from psftr.data.annotations import EMPTY, NON_FINITE, UNKNOWN_LABEL, Annotations, Trouble
 from psftr.data.features import FeatureStore, VideoInfo
 from psftr.data.sources import Dataset
 from psftr.data.splits import ClassSplit, read_published_split
@@ -44,11 +44,23 @@ def by_kind(troubles: Iterable[Trouble]) -> dict[str, tuple[Trouble, ...]]:
     return {kind: tuple(t for t in troubles if t.kind == kind) for kind, _ in kinds.most_common()}
 
 
+def num_annotated(annotations: Annotations) -> Counter[str]:
+    """Subset -> annotated actions, those included that can mean nothing and are left out; not the ignored ones."""
+    counts: Counter[str] = Counter()
+    for video in annotations.videos.values():
+        counts[video.subset] += len(video.actions)
+    for trouble in annotations.troubles:
+        is_action = not trouble.detail.startswith("fps ")
+        if is_action and trouble.kind in (EMPTY, NON_FINITE, UNKNOWN_LABEL):
+            counts[annotations.videos[trouble.video_id].subset] += 1
+    return counts
+
+
 def count_notes(dataset: Dataset, annotations: Annotations) -> list[str]:
-    counts = {name: annotations.subset(name) for name in annotations.subsets}
-    expected = [(f"{name} videos", number, len(counts.get(name, ()))) for name, number in dataset.num_videos.items()]
-    for name, number in dataset.num_actions.items():
-        expected.append((f"{name} actions", number, sum(len(video.actions) for video in counts.get(name, ()))))
+    """Where the published numbers are not met."""
+    videos, actions = Counter(video.subset for video in annotations.videos.values()), num_annotated(annotations)
+    expected = [(f"{name} videos", number, videos[name]) for name, number in dataset.num_videos.items()]
+    expected += [(f"{name} actions", number, actions[name]) for name, number in dataset.num_actions.items()]
     expected.append(("classes", dataset.num_classes, len(annotations.classes)))
     return [f"expected {number:,} {what}, found {found:,}" for what, number, found in expected if number != found]
 
@@ -129,12 +141,14 @@ def feature_troubles(annotations: Annotations, infos: Mapping[str, VideoInfo], s
 def summary(report: Report, *, examples: int = 3) -> list[str]:
     """The report as lines of plain text."""
     dataset, annotations = report.dataset, report.annotations
+    annotated = num_annotated(annotations)
     lines = [f"{dataset.title}, {report.origin}, into {report.root}"]
     for name in annotations.subsets:
         videos = annotations.subset(name)
         role = {dataset.train_subset: ", for training", dataset.test_subset: ", for testing"}.get(name, "")
-        num_actions = sum(len(video.actions) for video in videos)
-        lines.append(f"  {name}: {len(videos):,} videos, {num_actions:,} actions{role}")
+        num_actions, num_kept = annotated[name], sum(len(video.actions) for video in videos)
+        left_out = f" ({num_actions - num_kept} left out)" if num_kept < num_actions else ""
+        lines.append(f"  {name}: {len(videos):,} videos, {num_actions:,} actions{left_out}{role}")
     ignored = Counter(a.label for actions in annotations.ignored.values() for a in actions)
     told = "".join(f", besides {count} {label!r} (neither truth nor background)" for label, count in ignored.items())
     lines.append(f"  {len(annotations.classes)} classes{told}")

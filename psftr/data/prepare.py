@@ -108,6 +108,13 @@ def simulate(
     if same and (out / "text.h5").is_file():
         return report
     timelines = timelines_of(report, subset=subset, limit=limit)
+    needed = 2 * dim * sum(timeline.num_steps for timeline in timelines.values())
+    free = shutil.disk_usage(out).free
+    if needed > 0.95 * free:
+        raise PsftrError(
+            f"the features need {needed / 1e9:.1f} GB, {out} has {free / 1e9:.1f} GB left: "
+            "write fewer with --subset or --limit"
+        )
     store, text = _temporary(out / "features.h5"), _temporary(out / "text.h5")
     try:
         simulate_features(report.annotations, timelines, store, text, seed=seed, dim=dim, progress=progress)

@@ -84,7 +84,7 @@ def _fetch_one(file: RemoteFile, target: Path, url: str, pause_s: float) -> None
             except urllib.error.HTTPError as error:
                 trouble = f"the server answers {error.code} {error.reason}"
                 if error.code < 500 and error.code != 429:
-                    break  # asking again would not help
+                    break  # asking again would not help; nor if the content is another
             except (OSError, http.client.HTTPException) as error:
                 trouble = " ".join(str(getattr(error, "reason", error)).split()) or type(error).__name__
             else:
@@ -92,6 +92,7 @@ def _fetch_one(file: RemoteFile, target: Path, url: str, pause_s: float) -> None
                     os.replace(part, target)
                     return
                 trouble = f"its SHA-256 is {digest}, not the pinned {file.sha256}"
+                break
         raise PsftrError(
             f"cannot fetch {url}: {trouble}; nothing of it was kept. Try again, or get the repository by other means "
             "and use --from DIR"
