@@ -120,7 +120,7 @@ def _measure(
     if span == 0:
         fps = declared_fps or Fraction(25)
         return fps, times[0] * time_base, max(last_duration * time_base, count / fps), False
-    # Containers often leave the last frame's duration out or guess it: it lasts as long as the others, or visibly longer.
+    # Containers often leave out or guess how long the last frame lasts: as long as the others, or visibly longer.
     step, last = span / (count - 1), last_duration * time_base
     total = span + (last if last > Fraction(3, 2) * step else step)
     fps = count / total

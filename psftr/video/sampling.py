@@ -24,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from psftr.errors import PsftrError
-from psftr.video_probe import (
+from psftr.video.probe import (
     VideoError,
     VideoProbe,
     main_stream,

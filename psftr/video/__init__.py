@@ -1,0 +1,27 @@
+"""Decode frames with exact timestamps; corrupt input is an error or a reported shortfall."""
+
+from psftr.video.probe import VideoError, VideoProbe, probe_video
+from psftr.video.sampling import (
+    DECODERS,
+    SUFFIXES,
+    SampledFrame,
+    Shortfall,
+    VideoSummary,
+    num_rows,
+    row_frame,
+    sample_video,
+)
+
+__all__ = [
+    "DECODERS",
+    "SUFFIXES",
+    "SampledFrame",
+    "Shortfall",
+    "VideoError",
+    "VideoProbe",
+    "VideoSummary",
+    "num_rows",
+    "probe_video",
+    "row_frame",
+    "sample_video",
+]
