@@ -1,0 +1,142 @@
+"""Where `extract` keeps finished videos: one small store file per video, so that a killed run loses none of them.
+
+A video is written to a hidden temporary file, flushed to disk and renamed: its shard is there whole or not at all. A
+directory of shards is a feature store as it is. For a single store file the shards gather in `<name>.parts` beside it
+and are merged at the end, again into a temporary file that is renamed; a run killed there starts over from the parts.
+"""
+
+from __future__ import annotations
+
+import glob
+import os
+import shutil
+import uuid
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+
+from psftr import __version__
+from psftr.data.annotations import canonical_id
+from psftr.data.features import FORMAT, SUFFIXES, VERSION, FeatureStore, FeatureWriter
+from psftr.errors import PsftrError
+
+
+class ShardedStore:
+    """The finished videos of a store under `out`: a directory, or a file if `out` ends in .h5 or .hdf5.
+
+    `videos` holds their canonical ids. Raises PsftrError if what is there was made by another encoder or stride.
+    """
+
+    def __init__(self, out: str | Path, *, encoder: str, dim: int, stride: int, dtype: str = "float16") -> None:
+        self.out = Path(out)
+        self.is_file = self.out.suffix in SUFFIXES
+        self.folder = self.out.with_name(f"{self.out.name}.parts") if self.is_file else self.out
+        self._writer_arguments: dict[str, Any] = {"encoder": encoder, "dim": dim, "dtype": dtype}
+        self._encoder, self._dim, self._stride = encoder, dim, stride
+        if self.is_file and self.out.is_dir():
+            raise PsftrError(f"{self.out} is a directory; name a store file, or a directory not ending in .h5")
+        if not self.is_file and self.out.is_file():
+            raise PsftrError(f"{self.out} is a file that does not end in .h5; name a .h5 file or a directory")
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.videos: set[str] = set()
+        self.broken: list[Path] = []
+        if self.is_file and self.out.exists():
+            self.videos.update(self._check(self.out))
+        for path in sorted(self.folder.iterdir()):
+            if path.suffix in SUFFIXES:
+                self.videos.update(self._check_shard(path))
+
+    def __contains__(self, video_id: str) -> bool:
+        return canonical_id(video_id) in self.videos
+
+    def add(self, video_id: str, features: np.ndarray, *, facts: Mapping[str, Any], **timeline: Any) -> None:
+        """Keep a finished video: `features [T, dim]`, `timeline` as FeatureWriter.write, `facts` more attributes."""
+        target = self.folder / f"{video_id}.h5"
+        temporary = _temporary(target)
+        try:
+            with FeatureWriter(temporary, **self._writer_arguments) as writer:
+                writer.write(video_id, features, stride=self._stride, **timeline)
+            with h5py.File(temporary, "r+") as file:
+                file["videos"][video_id].attrs.update(facts)
+            _replace(temporary, target)
+        finally:
+            temporary.unlink(missing_ok=True)
+        self.videos.add(canonical_id(video_id))
+
+    def finish(self) -> None:
+        """Merge the parts into the store file; in a directory there is nothing to do."""
+        if not self.is_file:
+            return
+        parts = [path for path in sorted(self.folder.iterdir()) if path.suffix in SUFFIXES]
+        if parts:
+            self._merge(parts)
+        shutil.rmtree(self.folder)
+
+    def _merge(self, parts: list[Path]) -> None:
+        temporary = _temporary(self.out)
+        sources = [self.out, *parts] if self.out.exists() else parts
+        try:
+            with h5py.File(temporary, "w") as merged:
+                root = {"format": FORMAT, "version": VERSION, "encoder": self._encoder, "dim": self._dim}
+                merged.attrs.update({**root, "synthetic": False, "created_by": f"psftr {__version__}"})
+                videos = merged.create_group("videos")
+                for source in sources:
+                    with h5py.File(source, "r") as file:
+                        for name in file["videos"]:
+                            if name not in videos:  # killed between the merge and the removal of the parts
+                                file.copy(file["videos"][name], videos, name=name)
+            _replace(temporary, self.out)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+    def _check(self, path: Path) -> Iterator[str]:
+        """Canonical ids of a store file that fits what is being extracted."""
+        store = FeatureStore(path)
+        try:
+            there, asked = (store.encoder, store.dim), (self._encoder, self._dim)
+            if there != asked or store.synthetic:
+                kind = "synthetic features" if store.synthetic else f"{there[0]} with {there[1]} dimensions"
+                raise PsftrError(f"{path} holds {kind}, not {asked[0]} with {asked[1]}; choose another --out")
+            strides = {store.timeline(video_id).stride for video_id in store.video_ids} - {self._stride}
+            if strides:
+                raise PsftrError(f"{path} holds stride {min(strides)}, not {self._stride}; choose another --out")
+            yield from store.video_ids
+        finally:
+            store.close()
+
+    def _check_shard(self, path: Path) -> Iterator[str]:
+        """Like `_check`, but a file that is no longer HDF5 (a damaged disk) is listed, and its video done again."""
+        try:
+            h5py.File(path, "r").close()
+        except OSError:
+            self.broken.append(path)
+        else:
+            yield from self._check(path)
+
+
+def _temporary(target: Path) -> Path:
+    """A hidden name beside `target`, which readers of a folder pass over; what killed runs left of it is removed.
+
+    Only of this target: another machine may be at work on other videos of the folder.
+    """
+    for leftover in target.parent.glob(f".{glob.escape(target.name)}.{'?' * 32}.tmp"):
+        leftover.unlink(missing_ok=True)
+    return target.with_name(f".{target.name}.{uuid.uuid4().hex}.tmp")
+
+
+def _replace(temporary: Path, target: Path) -> None:
+    """Rename a finished file into place so that it survives a power loss too: contents first, then the name."""
+    _flush(temporary)
+    os.replace(temporary, target)
+    _flush(target.parent)
+
+
+def _flush(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -1,0 +1,385 @@
+"""Videos -> feature store: decoding, preprocessing and the encoder overlapped, resumable per video.
+
+    decoder threads --(frames, bounded queue)--> batches across videos --> encoder --> rows per video --> writer thread
+
+Decoder threads take one video each and turn its sampled frames into the encoder's uint8 input; PyAV and Pillow let
+go of the interpreter while they work. The calling thread forms batches regardless of where one video ends, so that the
+encoder never waits for a short one; on a GPU one batch is always in flight. A video whose rows are complete is
+written and from then on survives any kill.
+"""
+
+from __future__ import annotations
+
+import os
+import queue
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import asdict, dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from psftr.clip import ClipEncoder
+from psftr.data.annotations import canonical_id
+from psftr.data.shards import ShardedStore
+from psftr.errors import PsftrError
+from psftr.video import SUFFIXES, SampledFrame, Shortfall, VideoSummary, num_rows, probe_video, sample_video
+
+DEFAULT_STRIDE = 8  # THUMOS14; the paper's peers take 16 for ActivityNet
+_POLL_S = 0.2  # how soon a blocked decoder thread notices that the run is over
+
+
+@dataclass(frozen=True)
+class VideoFile:
+    """A video to extract; `video_id` is the file's name without its ending."""
+
+    video_id: str
+    path: Path
+
+
+@dataclass(frozen=True)
+class Progress:
+    """A run so far. `rows_expected` grows more exact as videos are opened; rates count encoded frames."""
+
+    videos_done: int
+    videos_total: int
+    rows_done: int
+    rows_expected: float
+    elapsed_s: float
+
+    @property
+    def frames_per_s(self) -> float:
+        return self.rows_done / self.elapsed_s if self.elapsed_s > 0 else 0.0
+
+    @property
+    def seconds_left(self) -> float | None:
+        if self.rows_done == 0:
+            return None
+        return max(0.0, self.rows_expected - self.rows_done) / self.frames_per_s
+
+
+@dataclass(frozen=True)
+class ExtractReport:
+    """What became of every video: ids, and why for those that failed or fell short."""
+
+    written: tuple[str, ...]
+    skipped: tuple[str, ...]
+    failed: tuple[tuple[str, str], ...]
+    shortfalls: tuple[tuple[str, Shortfall], ...]
+    num_frames_encoded: int
+    elapsed_s: float
+
+
+def find_videos(inputs: Iterable[str | Path]) -> list[VideoFile]:
+    """Files, folders (searched with their subfolders for known endings) and `@lists` (one of either per line).
+
+    Sorted by id. Raises FileNotFoundError for what is not there, PsftrError for two files of one id.
+    """
+    found: dict[str, VideoFile] = {}
+    for path in _expand(inputs, listed_in=None):
+        video = VideoFile(path.stem, path)
+        other = found.setdefault(canonical_id(video.video_id), video)
+        if other.path.resolve() != path.resolve():
+            raise PsftrError(f"two files of one video id {video.video_id!r}: {other.path} and {path}; rename one")
+    return sorted(found.values(), key=lambda video: video.video_id)
+
+
+def _expand(inputs: Iterable[str | Path], *, listed_in: Path | None) -> Iterable[Path]:
+    for name in inputs:
+        if str(name).startswith("@") and listed_in is None:
+            listing = Path(str(name)[1:])
+            lines = [line.strip() for line in listing.read_text(encoding="utf-8").splitlines()]
+            yield from _expand([line for line in lines if line and not line.startswith("#")], listed_in=listing)
+            continue
+        path = Path(name)
+        if not path.exists() and listed_in is not None:
+            path = listed_in.parent / name  # a list may also name what lies beside it
+        if path.is_dir():
+            inside = [file for file in sorted(path.rglob("*")) if file.suffix.lower() in SUFFIXES and file.is_file()]
+            if not inside:
+                raise PsftrError(f"folder {path} holds no video ({', '.join(SUFFIXES)})")
+            yield from inside
+        elif path.exists():
+            yield path
+        else:
+            raise FileNotFoundError(f"video {name} not found" + (f" (listed in {listed_in})" if listed_in else ""))
+
+
+def select_shard(videos: Sequence[VideoFile], shard: str) -> list[VideoFile]:
+    """`i/n`, i from 1 to n: every n-th video, so that n machines share a corpus evenly."""
+    index, _, count = shard.partition("/")
+    if not (index.isdecimal() and count.isdecimal() and 1 <= int(index) <= int(count)):
+        raise PsftrError(f"shard {shard!r} is not i/n with i from 1 to n; for four machines: 1/4, 2/4, 3/4, 4/4")
+    return list(videos[int(index) - 1 :: int(count)])
+
+
+def default_workers(device: torch.device) -> int:
+    """Decoder threads: one beside an encoder on the CPU, which has use for the cores; all cores beside a GPU."""
+    return 1 if device.type == "cpu" else min(16, os.cpu_count() or 1)
+
+
+def default_batch_size(device: torch.device) -> int:
+    return 32 if device.type == "cpu" else 256
+
+
+def extract(
+    videos: Sequence[VideoFile],
+    *,
+    encoder: ClipEncoder,
+    store: ShardedStore,
+    stride: int = DEFAULT_STRIDE,
+    batch_size: int | None = None,
+    workers: int | None = None,
+    decoder: str = "pyav",
+    progress: Callable[[Progress], None] = lambda _: None,
+) -> ExtractReport:
+    """Extract every video that `store` does not hold, and `store.finish()`.
+
+    A video that cannot be read is reported and the others go on; what cannot be written (OSError) ends the run.
+    """
+    todo = [video for video in videos if video.video_id not in store]
+    run = _Run(
+        todo,
+        encoder=encoder,
+        store=store,
+        stride=stride,
+        batch_size=batch_size or default_batch_size(encoder.device),
+        workers=workers or default_workers(encoder.device),
+        decoder=decoder,
+        progress=progress,
+    )
+    started = time.monotonic()
+    run.encode_all()
+    store.finish()
+    return ExtractReport(
+        written=tuple(sorted(run.written)),
+        skipped=tuple(sorted({video.video_id for video in videos} - {video.video_id for video in todo})),
+        failed=tuple(sorted(run.failed)),
+        shortfalls=tuple(sorted(run.shortfalls, key=lambda pair: pair[0])),
+        num_frames_encoded=run.rows_done,
+        elapsed_s=time.monotonic() - started,
+    )
+
+
+class _Stopped(Exception):
+    """Raised in a decoder thread when the run is over."""
+
+
+@dataclass(eq=False)
+class _Work:
+    """A video in progress. `summary` and `failure` come from its decoder thread, rows from the encoder."""
+
+    video: VideoFile
+    size: int
+    rows_expected: int | None = None
+    rows: list[np.ndarray] = field(default_factory=list)
+    summary: VideoSummary | None = None
+    failure: str | None = None
+    is_counted: bool = False
+    is_ended: bool = False
+
+
+# What decoder threads send: a shrunk frame of a video (rows come in order), or None when the video ends.
+_Item = tuple[_Work, np.ndarray | None]
+
+
+class _Run:
+    """One call of `extract`: the threads, the batch in hand, and the videos in progress."""
+
+    def __init__(
+        self,
+        videos: Sequence[VideoFile],
+        *,
+        encoder: ClipEncoder,
+        store: ShardedStore,
+        stride: int,
+        batch_size: int,
+        workers: int,
+        decoder: str,
+        progress: Callable[[Progress], None],
+    ) -> None:
+        self.encoder, self.store, self.stride = encoder, store, stride
+        self.batch_size, self.decoder, self.progress = batch_size, decoder, progress
+        self.works = [_Work(video, _size(video.path)) for video in videos]
+        self.waiting: queue.SimpleQueue[_Work] = queue.SimpleQueue()
+        for work in self.works:
+            self.waiting.put(work)
+        self.items: queue.Queue[_Item] = queue.Queue(maxsize=max(2 * batch_size, 64))
+        self.workers = max(1, min(workers, len(videos)))
+        # One video at a time may use all cores; several share them by themselves.
+        self.decoder_threads = 0 if self.workers == 1 and encoder.device.type != "cpu" else 1
+        self.stop = threading.Event()
+        self.writer = ThreadPoolExecutor(1, thread_name_prefix="psftr-write")
+        self.writes: deque[Future[None]] = deque()
+        self.in_flight: deque[tuple[torch.Tensor, list[_Work]]] = deque()
+        self.written: list[str] = []
+        self.failed: list[tuple[str, str]] = []
+        self.shortfalls: list[tuple[str, Shortfall]] = []
+        self.ended = self.rows_done = self.known_rows = self.known_size = 0
+        self.total_size = sum(work.size for work in self.works)
+        self.started = time.monotonic()
+
+    def encode_all(self) -> None:
+        threads = [
+            threading.Thread(target=self._decode_videos, name=f"psftr-decode-{index}", daemon=True)
+            for index in range(self.workers if self.works else 0)
+        ]
+        for thread in threads:
+            thread.start()
+        try:
+            self._consume()
+            self.writer.shutdown(wait=True)
+            self._collect_writes()
+        finally:
+            self.stop.set()
+            for thread in threads:
+                thread.join()
+            self.writer.shutdown(wait=True, cancel_futures=True)
+
+    # Decoder threads
+
+    def _decode_videos(self) -> None:
+        while not self.stop.is_set():
+            try:
+                work = self.waiting.get_nowait()
+            except queue.Empty:
+                return
+            try:
+                probe = probe_video(work.video.path)
+                work.rows_expected = num_rows(round(probe.total_s * probe.fps), self.stride)
+                work.summary = sample_video(
+                    probe,
+                    stride=self.stride,
+                    decoder=self.decoder,
+                    threads=self.decoder_threads,
+                    emit=partial(self._send_shrunk, work),
+                )
+            except _Stopped:
+                return
+            except (PsftrError, OSError) as error:
+                work.failure = " ".join(str(error).split())
+            except Exception as error:  # one video must not take the others with it
+                work.failure = f"{work.video.path}: {type(error).__name__}: {' '.join(str(error).split())}"
+            try:
+                self._send(work, None)
+            except _Stopped:
+                return
+
+    def _send_shrunk(self, work: _Work, frame: SampledFrame) -> None:
+        self._send(work, self.encoder.preprocessing.shrink(frame.rgb))
+
+    def _send(self, work: _Work, frame: np.ndarray | None) -> None:
+        while not self.stop.is_set():
+            try:
+                return self.items.put((work, frame), timeout=_POLL_S)
+            except queue.Full:
+                continue
+        raise _Stopped
+
+    # The calling thread
+
+    def _consume(self) -> None:
+        frames: list[np.ndarray] = []
+        owners: list[_Work] = []
+        decoded = 0
+        while decoded < len(self.works):
+            work, frame = self.items.get()
+            if work.rows_expected is not None and not work.is_counted:
+                work.is_counted = True
+                self.known_rows += work.rows_expected
+                self.known_size += work.size
+            if frame is None:
+                decoded += 1
+                self._close(work)
+                continue
+            frames.append(frame)
+            owners.append(work)
+            if len(frames) == self.batch_size:
+                self._encode(frames, owners)
+                frames, owners = [], []
+        if frames:
+            self._encode(frames, owners)
+        while self.in_flight:
+            self._take_rows()
+
+    def _encode(self, frames: list[np.ndarray], owners: list[_Work]) -> None:
+        batch = torch.from_numpy(np.stack(frames))
+        if self.encoder.device.type == "cuda":
+            batch = batch.pin_memory()
+        self.in_flight.append((self.encoder.encode_frames(batch), owners))
+        # CUDA works on this batch while the next one is formed; only the one before is waited for.
+        while len(self.in_flight) > (1 if self.encoder.device.type == "cuda" else 0):
+            self._take_rows()
+
+    def _take_rows(self) -> None:
+        features, owners = self.in_flight.popleft()
+        for row, work in zip(features.cpu().numpy(), owners):
+            if not work.is_ended:  # a video that failed half way
+                work.rows.append(row)
+        self.rows_done += len(owners)
+        for work in dict.fromkeys(owners):
+            self._close(work)
+        self._collect_writes()
+        self._tell()
+
+    def _close(self, work: _Work) -> None:
+        """End a video whose decoder is through and, if it was read, whose rows are all encoded."""
+        if work.is_ended:
+            return
+        if work.failure is not None:
+            self.failed.append((work.video.video_id, work.failure))
+            self._end(work)
+        elif work.summary is not None and len(work.rows) == work.summary.num_rows:
+            if work.summary.shortfall is not None:
+                self.shortfalls.append((work.video.video_id, work.summary.shortfall))
+            self.writes.append(self.writer.submit(self._write, work, np.stack(work.rows)))
+            self._end(work)
+
+    def _end(self, work: _Work) -> None:
+        work.is_ended, work.rows = True, []
+        self.ended += 1
+        self._tell()
+
+    def _write(self, work: _Work, features: np.ndarray) -> None:
+        summary = work.summary
+        assert summary is not None
+        facts: dict[str, Any] = {
+            "source": work.video.path.name,
+            "precision": self.encoder.precision,
+            "decoder": self.decoder,
+            "is_variable_rate": summary.is_variable,
+        }
+        if summary.shortfall is not None:
+            facts["shortfall"] = str(summary.shortfall)
+            numbers = asdict(summary.shortfall)
+            facts.update({name: value for name, value in numbers.items() if value is not None})
+        self.store.add(
+            work.video.video_id,
+            features,
+            facts=facts,
+            fps=summary.fps,
+            num_frames=summary.num_frames,
+            duration_s=summary.duration_s,
+        )
+        self.written.append(work.video.video_id)
+
+    def _collect_writes(self) -> None:
+        """Raise what the writer met (a full disk) as soon as it is known."""
+        while self.writes and self.writes[0].done():
+            self.writes.popleft().result()
+
+    def _tell(self) -> None:
+        # Videos not opened yet count by their bytes, at the rows per byte of those that are.
+        expected = self.known_rows * self.total_size / self.known_size if self.known_size else 0.0
+        elapsed_s = time.monotonic() - self.started
+        self.progress(Progress(self.ended, len(self.works), self.rows_done, expected, elapsed_s))
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size

@@ -1,0 +1,22 @@
+"""Pieces of extraction tests that child processes import."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from psftr.clip import ClipEncoder
+from psftr.data.shards import ShardedStore
+from psftr.extract import ExtractReport, extract, find_videos
+
+TINY_CLIP = Path(__file__).parent / "tiny_clip.json"
+
+
+def tiny_encoder(**how) -> ClipEncoder:
+    """An untrained CLIP of 32-pixel images and 16 dimensions."""
+    return ClipEncoder(str(TINY_CLIP), "random", **how)
+
+
+def extract_tiny(videos: Path, out: Path, *, stride: int = 4, encoder=None, **how) -> ExtractReport:
+    encoder = encoder or tiny_encoder()
+    store = ShardedStore(out, encoder=encoder.identity, dim=encoder.dim, stride=stride)
+    return extract(find_videos([videos]), encoder=encoder, store=store, stride=stride, batch_size=8, **how)
