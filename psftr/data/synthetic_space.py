@@ -88,7 +88,7 @@ class Recipe:
     object: float = 0.28
     clutter: float = 0.20  # of each of three
     visibility: float = 0.38  # standard deviation of how visible scene and object are
-    close_up: float = 0.45  # how often the object is fully visible during an action
+    close_up: float = 0.40  # how often the object is fully visible during an action
     motion: float = 0.27
     course: float = 0.15
     boundary: float = 0.17
@@ -98,8 +98,8 @@ class Recipe:
     nuisance_phases: float = 3.0  # weight of the shared directions among those the nuisance moves in
     nuisance_motions: float = 2.0
     white: float = 0.11
-    agreement: tuple[float, float, float] = (0.22, 0.48, 0.52)  # image-text, for motion, object and scene words
-    agreement_spread: float = 0.10
+    agreement: tuple[float, float, float] = (0.15, 0.48, 0.52)  # image-text, for motion, object and scene words
+    agreement_spread: float = 0.06
     text_common: float = 0.58  # squared; mean over the classes
     text_spread: float = 0.06
     text_topic: float = 0.25
