@@ -67,12 +67,20 @@ def selected_path(device: torch.device | str = "cpu") -> SelectedPath:
     return _select(torch.device(device).type, _index(torch.device(device)), forced())
 
 
-def implementation(values: Tensor) -> ModuleType:
+def implementation(values: Tensor, locations: Tensor) -> ModuleType:
     """The module whose forward(...) and backward(...) compute this call."""
     selected = _select(values.device.type, _index(values.device), forced())
     _say_once(values.device.type, selected)
     if values.dtype == torch.float64 and selected.name in ("native", "cuda"):
         return torch_path  # the kernels are float32 and 16 bits; float64 is for checking gradients
+    if selected.name == "cuda":
+        try:
+            cuda_path.prepare(values.device, cuda_path.variant_of(values, locations))
+        except cuda_path.CudaUnavailable as error:
+            if forced() == "cuda":
+                raise PathUnavailable(f"PSFTR_OPS=cuda: {error}") from error
+            _warn_once(str(error))
+            return torch_path
     return {"reference": reference, "torch": torch_path, "native": native_path, "cuda": cuda_path}[selected.name]
 
 
@@ -103,13 +111,18 @@ def _cuda(device: str, index: int, asked: str) -> SelectedPath:
     if device != "cuda":
         raise PathUnavailable(f"PSFTR_OPS=cuda computes on a CUDA device, but the values are on {device}")
     try:
-        name = cuda_path.prepare(index)
+        architecture = cuda_path.architecture(index)
     except cuda_path.CudaUnavailable as error:
         if asked == "cuda":
             raise PathUnavailable(f"PSFTR_OPS=cuda: {error}") from error
-        log.warning("the CUDA kernel cannot be used, PyTorch runs instead (slower): %s", error)
+        _warn_once(str(error))
         return SelectedPath("torch", str(error))
-    return SelectedPath("cuda", "asked for" if asked == "cuda" else f"kernel compiled for {name}")
+    return SelectedPath("cuda", "asked for" if asked == "cuda" else f"kernel for {architecture}")
+
+
+@functools.cache
+def _warn_once(cause: str) -> None:
+    log.warning("the CUDA kernel cannot be used and PyTorch computes instead, which is slower: %s", cause)
 
 
 @functools.cache

@@ -50,14 +50,14 @@ def temporal_deform_attn(values: Tensor, locations: Tensor, weights: Tensor, lev
 
 @torch.library.custom_op("psftr::temporal_deform_attn", mutates_args=())
 def _forward(values: Tensor, locations: Tensor, weights: Tensor, level_lengths: Sequence[int]) -> Tensor:
-    return dispatch.implementation(values).forward(values, locations, weights, level_lengths)
+    return dispatch.implementation(values, locations).forward(values, locations, weights, level_lengths)
 
 
 @torch.library.custom_op("psftr::temporal_deform_attn_backward", mutates_args=())
 def _backward(
     grad_out: Tensor, values: Tensor, locations: Tensor, weights: Tensor, level_lengths: Sequence[int]
 ) -> tuple[Tensor, Tensor, Tensor]:
-    return dispatch.implementation(values).backward(grad_out, values, locations, weights, level_lengths)
+    return dispatch.implementation(values, locations).backward(grad_out, values, locations, weights, level_lengths)
 
 
 @_forward.register_fake

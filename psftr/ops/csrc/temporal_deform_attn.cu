@@ -39,12 +39,12 @@ typedef u16 Scalar;
 
 // ---------------------------------------------------------------------------------------------- shape of the work
 
-constexpr int largest_vector(int dim, int bytes_each) {
+__device__ constexpr int largest_vector(int dim, int bytes_each) {
     int count = 16 / bytes_each;
     while (dim % count != 0) count /= 2;
     return count;
 }
-constexpr int power_of_two_at_least(int n) {
+__device__ constexpr int power_of_two_at_least(int n) {
     int power = 1;
     while (power < n) power *= 2;
     return power;
