@@ -16,7 +16,7 @@ import shutil
 import uuid
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -124,12 +124,17 @@ class World:
 
 
 def ensure_world(root: str | Path, **sizes: Any) -> bool:
-    """Build the world (`sizes`: the fields of World) unless `root` holds just that one; True if it was built."""
-    root, world = Path(root), World(**sizes)
+    """Build the world unless one with these `sizes` (fields of World) is in `root`; True if it was built.
+
+    What is not given is taken from the world that is there, so one made with other arguments stays.
+    """
+    root = Path(root)
     record = read_record(root)
-    same = record is not None and record.get("generator") == world.generator
-    if same and record is not None and all((root / name).is_file() for name in record["files"]):
-        return False
+    if record is not None and record["dataset"] == "synthetic":
+        there = record["generator"]
+        sizes = {f.name: there[f.name] for f in fields(World) if f.name in there} | sizes
+        if there == World(**sizes).generator and all((root / name).is_file() for name in record["files"]):
+            return False
     build_world(root, **sizes)
     return True
 

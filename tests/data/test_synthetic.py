@@ -196,13 +196,16 @@ def test_world_is_rebuilt_only_when_something_differs(tmp_path):
     sizes = {"num_train": 2, "num_test": 1, "dim": 64}
     assert ensure_world(tmp_path / "w", **sizes)
     assert not ensure_world(tmp_path / "w", **sizes)
-    assert ensure_world(tmp_path / "w", **{**sizes, "num_test": 2})
+    assert ensure_world(tmp_path / "w", num_test=2)
+    assert not ensure_world(tmp_path / "w")  # what was asked for once stays
+    assert len(FeatureStore(tmp_path / "w" / "features.h5")) == 4
     (tmp_path / "w" / "text.h5").unlink()
-    assert ensure_world(tmp_path / "w", **{**sizes, "num_test": 2})
+    assert ensure_world(tmp_path / "w")
+    assert len(FeatureStore(tmp_path / "w" / "features.h5")) == 4
     record = json.loads((tmp_path / "w" / "prepared.json").read_text())
     record["generator"]["version"] = 0  # made by an older psftr
     (tmp_path / "w" / "prepared.json").write_text(json.dumps(record))
-    assert ensure_world(tmp_path / "w", **{**sizes, "num_test": 2})
+    assert ensure_world(tmp_path / "w")
 
 
 def test_world_leaves_other_data_alone(tmp_path):
