@@ -82,7 +82,8 @@ def evaluate_folder(config: Config, given: set[str]) -> float:
     finished = [run for run in runs if run.read()["status"] == "finished"]
     say_what_is_missing(folder, runs, finished, planned)
     settings = group_by_setting(finished)
-    best = float("nan")
+    reports: dict[str, TenSplitReport] = {}
+    root = Path(config["out"] or folder / "evaluation")
     for label, members in settings.items():
         jobs = [job for job in planned if matches(job, members[0])]
         expected = sorted({int(job["split.index"]) for job in jobs if "split.index" in job})
@@ -95,14 +96,44 @@ def evaluate_folder(config: Config, given: set[str]) -> float:
         indices = expected or sorted({e.split.index for e in evaluations if e.split})
         report = aggregate(evaluations, expected=indices)
         baseline = aggregate(baselines, expected=indices) if baselines else None
-        out = Path(config["out"] or folder / "evaluation") / slug(label)
         if label:
             log.info("=== %s", label)
-        show(report, baseline, out, figures=config["figures"])
-        best = report.average.mean
-    if len(settings) > 1:
-        log.info("%d settings, one folder each under %s", len(settings), config["out"] or folder / "evaluation")
-    return best
+        show(report, baseline, root / slug(label), figures=config["figures"])
+        reports[label] = report
+    if len(reports) > 1:
+        compare_settings(reports, finished[0].read()["config"].get("paper_table"), root, figures=config["figures"])
+    return max(report.average.mean for report in reports.values())
+
+
+def compare_settings(reports: dict[str, TenSplitReport], table: str | None, out: Path, *, figures: bool) -> None:
+    """One line per setting and the ablation's figure; the paper's row beside where an experiment names its table."""
+    from psftr.evaluation.paper import TABLES
+    from psftr.evaluation.plots import plot_ablation, plot_data_scale, plot_splits
+
+    first = next(iter(reports.values()))
+    marks = "[SYNTHETIC] " if first.synthetic else ""
+    printed = {(row.method, row.ratio): row.average for row in TABLES.get(table or "", ())}
+    log.info("%s%d settings, average mAP in %%", marks, len(reports))
+    for label, report in reports.items():
+        row = printed.get((label.partition(" · ")[0], report.ratio))
+        beside = f"   paper {row:.2f}" if row is not None and not report.synthetic else ""
+        spread = "" if len(report.evaluations) == 1 else f" ± {100 * report.average.std:.2f}"
+        log.info("  %s: %.2f%s (%s)%s", label, 100 * report.average.mean, spread, report.coverage, beside)
+    if not figures:
+        return
+    ratios = {report.ratio for report in reports.values()}
+    if len(ratios) == len(reports):  # only the ratio varies: Figures 7 and 8
+        paths = [plot_splits(out / "splits.png", list(reports.values()))]
+        if all(e.num_training_videos for report in reports.values() for e in report.evaluations):
+            paths.append(plot_data_scale(out / "data_scale.png", list(reports.values())))
+    else:
+        paths = []
+        for ratio in sorted(ratios, reverse=True):
+            rows = {label.partition(" · ")[0]: r for label, r in reports.items() if r.ratio == ratio}
+            name = f"Table {table}" if table else "settings"
+            paper = {method: average for (method, of), average in printed.items() if of == ratio}
+            paths.append(plot_ablation(out / f"settings_{ratio}.png", rows, name=name, paper=paper or None))
+    log.info("written:\n%s", "\n".join(f"  {path}" for path in paths))
 
 
 def say_what_is_missing(
@@ -129,7 +160,10 @@ def run_name(run: RunFolder) -> str:
 
 
 def group_by_setting(runs: Sequence[RunFolder]) -> dict[str, list[RunFolder]]:
-    """Runs that differ in nothing but the split index share a table; the label names what differs between tables."""
+    """Runs that differ in nothing but the split index share a table; the label names what differs between tables.
+
+    An experiment's own `setting` is the label where it has one, followed by the ratio where that varies too.
+    """
     from psftr.cli.train import different_keys
 
     configs = [run.read()["config"] for run in runs]
@@ -137,6 +171,9 @@ def group_by_setting(runs: Sequence[RunFolder]) -> dict[str, list[RunFolder]]:
     groups: dict[str, list[RunFolder]] = {}
     for run, config in zip(runs, configs):
         label = ", ".join(f"{key}={lookup(config, key)}" for key in varying)
+        if config.get("setting") and "setting" in varying:
+            ratio = f" · {config['split']['ratio']}" if "split.ratio" in varying else ""
+            label = config["setting"] + ratio
         groups.setdefault(label, []).append(run)
     return groups
 
