@@ -154,3 +154,14 @@ def test_wandb_stays_offline_unless_asked(workplace, monkeypatch):
     monkeypatch.delenv("WANDB_MODE", raising=False)
     psftr("train", *TINY, "logger=wandb", "trainer.max_epochs=1", "hydra.run.dir=wb", cwd=workplace)
     assert list((workplace / "wb").rglob("offline-run-*"))
+
+
+def test_settings_of_a_sweep_are_compared_not_averaged(workplace):
+    tiny = [*TINY, "trainer.max_epochs=1", "hydra.sweep.dir=settings"]
+    psftr("train", "-m", *tiny, "split.index=0", "variant=table3_none,table3_residual", cwd=workplace)
+    done = psftr("evaluate", "run=settings", cwd=workplace)
+    assert "[SYNTHETIC] 2 settings" in done.stdout
+    assert "w/o SPDE: " in done.stdout
+    assert "Res.: " in done.stdout
+    assert "paper" not in done.stdout.split("2 settings")[1]  # its numbers have no place beside synthetic ones
+    assert (workplace / "settings" / "evaluation" / "settings_75.png").is_file()
