@@ -186,8 +186,8 @@ __device__ __forceinline__ Place locate(float x, int length) {
     float fraction = __fadd_rn(__fsub_rn(shifted, below), missing);
     if (fraction < 0.0f) below -= 1.0f, fraction += 1.0f;
     if (fraction >= 1.0f) below += 1.0f, fraction -= 1.0f;
-    if (x != x) return Place{length > 0 ? 0 : OUTSIDE, x};
-    if (!(below >= -1.0f && below < (float)length)) return Place{OUTSIDE, 0.0f};
+    if (length == 0 || below < -1.0f || below >= (float)length) return Place{OUTSIDE, 0.0f};
+    if (x != x) return Place{0, x};
     return Place{(int)below, fraction};
 }
 
