@@ -1,19 +1,26 @@
 """Compile the native CPU library: `python -m psftr.ops.build_native [FILE]`.
 
 For developers, and for the wheels (setup.py); nothing at run time calls it. The compiler is $CC, or cc.
+Imports nothing of ours, so that setup.py can run it where torch is not installed.
 """
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
-from psftr.ops.native_path import LIBRARY, SOURCE, source_hash
-
+SOURCE = Path(__file__).parent / "csrc" / "temporal_deform_attn.c"
+LIBRARY = Path(__file__).parent / "_native" / "libpsftr_ops.so"
 FLAGS = ["-std=gnu99", "-O3", "-fPIC", "-shared", "-fvisibility=hidden", "-Wall", "-Wextra", "-Werror"]
+
+
+def source_hash() -> str:
+    """Ties a compiled library to the source it came from."""
+    return hashlib.sha256(SOURCE.read_bytes()).hexdigest()[:16]
 
 
 def compiler() -> str | None:

@@ -9,18 +9,15 @@ from __future__ import annotations
 
 import ctypes
 import functools
-import hashlib
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor
 
-SOURCE = Path(__file__).parent / "csrc" / "temporal_deform_attn.c"
-LIBRARY = Path(__file__).parent / "_native" / "libpsftr_ops.so"
+from psftr.ops.build_native import LIBRARY, SOURCE, source_hash
 
 #: below this many multiplications per call, starting a second thread costs more than it saves
 _MULTIPLICATIONS_PER_THREAD = 500_000
@@ -29,10 +26,6 @@ _KNOT_BYTES = 16  # sizeof(Knot): a pointer and a float, padded
 
 class NativeUnavailable(RuntimeError):
     """Says why the native library cannot be used here."""
-
-
-def source_hash() -> str:
-    return hashlib.sha256(SOURCE.read_bytes()).hexdigest()[:16]
 
 
 @functools.cache
