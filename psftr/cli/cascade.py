@@ -1,0 +1,280 @@
+"""CASCADE: name the actions of a video, divide them into stages, look for the stages, put the actions together."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from psftr.cli.cascade_models import Result, locate_videos, mllm_result, reconstruction
+from psftr.cli.evaluate import baseline_predictions, pick_device, score, test_video_ids, text_facts
+from psftr.cli.objects import Config, choice_error, load_class_text, load_dataset, plain, text_encoder
+from psftr.errors import PsftrError
+
+if TYPE_CHECKING:
+    from psftr.cli.objects import Dataset
+    from psftr.methods.cascade.clip_cascade import ClipCascade
+    from psftr.methods.cascade.stages import StagePlan
+    from psftr.predictions import Predictions
+    from psftr.text import TextEmbeddings
+
+CONFIG = "cascade"
+HELP = """
+usage: psftr cascade [dataset=NAME split.ratio=75 split.index=0] [backend=clip|qwen|llava|server|replay] [key=value …]
+       psftr cascade videos=[FILE,…] labels=[NAME,…] [backend=…] [key=value …]
+
+Training-free localization by stages: filter the classes, divide each action into stages, look for every stage in every
+frame, put instances together. Writes predictions.json and stages.json (how each detection came about).
+
+examples:
+  psftr cascade                                                       the embedded synthetic world, CLIP backend
+  psftr cascade dataset=thumos14 split.index=0 backend=clip stages=stages/thumos14.yaml
+  psftr cascade 'videos=[jump.mp4]' 'labels=[high jump,pole vault]' backend=server backend.base_url=URL dry_run=true
+  psftr cascade dataset=thumos14 videos_dir=videos backend=qwen backend@planner=deepseek backend.budget=20000
+
+main keys:
+  backend=clip          CLIP features and a stage file, no multimodal model; qwen, llava: transformers;
+                        server: OpenAI-compatible (the key comes from the environment variable backend.api_key_env)
+  backend@planner=…     another model for dividing actions into stages
+  stages=FILE           stage plans, YAML or JSON; stages_text=FILE their embeddings
+  compat=true           as the released code was observed to do it
+  dry_run=true          print how many questions a run may ask
+  record=FILE           keep all answers for backend=replay backend.file=FILE
+  baseline=false        leave out the training-free CLIP baseline
+  out=DIR  redo=true  protocol=peer
+"""
+log = logging.getLogger("psftr")
+
+
+def run(cfg: Any) -> float | None:
+    config = plain(cfg)
+    kind = config["backend"]["kind"]
+    if kind not in ("clip", "transformers", "server", "replay"):
+        raise choice_error("backend.kind", kind, ("clip", "transformers", "server", "replay"))
+    if config["candidates"] not in ("unseen", "all"):
+        raise choice_error("candidates", config["candidates"], ("unseen", "all"))
+    if bool(config["videos"]) != bool(config["labels"]):
+        raise PsftrError("videos=[FILE,…] and labels=[NAME,…] belong together; give both, or a dataset")
+    if len(set(config["labels"])) != len(config["labels"]):
+        raise PsftrError("a label is given twice in labels=[…]")
+    if not config["videos"]:
+        return run_on_dataset(config)
+    run_on_videos(config)
+    return None
+
+
+def run_on_dataset(config: Config) -> float | None:
+    from psftr.evaluation.per_video import per_video_text, score_per_video
+    from psftr.evaluation.rules import protocol_for
+
+    dataset = load_dataset(config)
+    split, kind = dataset.split, config["backend"]["kind"]
+    out = Path(config["out"] or Path("outputs") / dataset.name / f"cascade-{kind}-{split.ratio}-split{split.index}")
+    names = dataset.annotations.classes if config["candidates"] == "all" or config["compat"] else split.unseen
+    ids = test_video_ids(config, dataset)
+    if kind == "clip":
+        result = clip_result(config, dataset, names, ids, out)
+    else:
+        found = locate_videos(config, ids)
+        answered = mllm_result(config, names, found, out)
+        if answered is None:
+            return None
+        result = answered
+    facts = dataset.provenance()
+    predictions = write_result(out, result, facts["split"], result.features or facts["features"])
+    exclude = config["dataset"]["exclude"]
+    rule = protocol_for(dataset.name, config["protocol"], exclude=exclude)
+    scored = {"cascade": predictions}
+    if config["baseline"]:
+        scored["clip_baseline"] = baseline_predictions(config, dataset)
+    evaluations = {name: score(p, dataset, config["protocol"], exclude=exclude) for name, p in scored.items()}
+    average = show_evaluations(list(evaluations.values()), split.index, out, figures=config["figures"])
+    own = {name: score_per_video(p, dataset.annotations, split, protocol=rule) for name, p in scored.items()}
+    synthetic = evaluations["cascade"].facts.synthetic
+    log.info("\n%s\n", per_video_text(own, protocol=rule, synthetic=synthetic, ratio=split.ratio))
+    write_json(out / "per_video.json", {name: ap.to_dict() for name, ap in own.items()})
+    log.info("predictions and stages: %s, %s", out / "predictions.json", out / "stages.json")
+    return average
+
+
+def run_on_videos(config: Config) -> None:
+    out = Path(config["out"] or Path("outputs") / f"cascade-{config['backend']['kind']}")
+    paths = [Path(path) for path in config["videos"]]
+    for path in paths:
+        if not path.is_file():
+            raise PsftrError(f"{path}: no such video file; videos=[…] takes files")
+    ids = [path.stem for path in paths]
+    if len(set(ids)) != len(ids):
+        ids = [str(path) for path in paths]
+    names, found = tuple(config["labels"]), dict(zip(ids, paths))
+    if config["backend"]["kind"] == "clip":
+        result = clip_on_videos(config, names, found)
+    else:
+        answered = mllm_result(config, names, found, out)
+        if answered is None:
+            return
+        result = answered
+    write_result(out, result, None, result.features or {"encoder": "none: frames of the videos", "synthetic": False})
+    for video_id, detections in result.detections.items():
+        log.info("%s", video_id)
+        for d in detections:
+            log.info("  %8.2f %8.2f  %.3f  %s", d.start_s, d.end_s, d.score, d.label)
+        if not detections:
+            log.info("  nothing found")
+    log.info("predictions and stages: %s, %s", out / "predictions.json", out / "stages.json")
+
+
+# --- CLIP ------------------------------------------------------------------------------------------------------------
+
+
+def clip_result(config: Config, dataset: Dataset, names: Sequence[str], ids: Iterable[str], out: Path) -> Result:
+    """CLIP features of a store, class names and a stage file."""
+    store = dataset.store
+    plans, sentences = stage_texts(config, store.encoder, store.synthetic, names, out)
+    cascade = clip_cascade(config, plans, load_class_text(config, store, tuple(names)), sentences)
+    traces = [cascade.trace(store.read(video_id), names) for video_id in ids]
+    return clip_traces(cascade, traces)
+
+
+def clip_cascade(
+    config: Config, plans: Mapping[str, StagePlan], names: TextEmbeddings, sentences: TextEmbeddings
+) -> ClipCascade:
+    from psftr.methods.cascade.clip_cascade import ClipCascade, ClipCascadeConfig
+
+    settings = {key: value for key, value in config["backend"].items() if key != "kind"}
+    clip_config = ClipCascadeConfig(**settings, reconstruction=reconstruction(config))
+    return ClipCascade(plans=plans, names=names, sentences=sentences, config=clip_config)
+
+
+def clip_traces(cascade: ClipCascade, traces: Sequence[Any], features: Mapping[str, Any] | None = None) -> Result:
+    return Result(
+        detections={trace.video_id: trace.detections() for trace in traces},
+        traces={trace.video_id: trace.to_dict() for trace in traces},
+        config={"backend": "clip", **cascade.config.to_dict()},
+        threshold=cascade.config.reconstruction.threshold,
+        text={**text_facts(cascade.names), "stages": cascade.sentences.prompt},
+        features=features,
+    )
+
+
+def stage_texts(
+    config: Config, encoder: str, synthetic: bool, names: Sequence[str], out: Path
+) -> tuple[dict[str, StagePlan], TextEmbeddings]:
+    """Plans and the embeddings of their sentences, in the space of `encoder`; synthetic ones are written to `out`."""
+    from psftr.methods.cascade.stages import check_stage_text, read_stage_file, stage_sentences, write_stage_file
+    from psftr.methods.cascade.synthetic_stages import embed_synthetic, synthetic_plans
+    from psftr.text import TextEmbeddings, load_text
+
+    if config["stages"]:
+        plans = read_stage_file(config["stages"])
+    elif synthetic:
+        plans = synthetic_plans(names)
+        log.info("stage plans of the synthetic classes: %s", write_stage_file(out / "stages.yaml", plans))
+    else:
+        raise PsftrError("backend=clip needs stages=FILE, a stage file with a plan for every class (docs/cascade.md)")
+    wanted = stage_sentences(plans, names)
+    if config["stages_text"]:
+        text = load_text(config["stages_text"])
+        check_stage_text(text, plans, names)
+    elif synthetic:
+        text = embed_synthetic(plans, names, encoder=encoder)
+    else:
+        model = text_encoder(encoder, weights=config["text"]["weights"])
+        text = TextEmbeddings(wanted, model.encode(wanted), model.identity, prompt="stages")
+    if not config["stages_text"]:
+        text.save(out / "stages.h5")
+    return plans, text
+
+
+def clip_on_videos(config: Config, names: Sequence[str], found: Mapping[str, Path]) -> Result:
+    """Own videos: frames encoded here, every label a plan of the stage file or of one stage."""
+    from psftr.clip import ClipEncoder
+    from psftr.methods.cascade.stages import one_stage_plan, read_stage_file, stage_sentences
+    from psftr.text import TextEmbeddings, embed_names
+
+    settings = config["encoder"]
+    encoder = ClipEncoder(settings["model"], settings["pretrained"], device=pick_device(config["device"]))
+    plans = read_stage_file(config["stages"]) if config["stages"] else {}
+    plans |= {name: one_stage_plan(name) for name in names if name not in plans}
+    sentences = stage_sentences(plans, names)
+    cascade = clip_cascade(
+        config,
+        plans,
+        embed_names(names, encoder=encoder, template=config["text"]["prompt"]),
+        TextEmbeddings(sentences, encoder.encode(sentences), encoder.identity, prompt="stages"),
+    )
+    features = {"encoder": encoder.identity, "dim": encoder.dim, "synthetic": False}
+    traces = []
+    for number, (video_id, path) in enumerate(found.items(), 1):
+        log.info("video %d of %d: encoding frames", number, len(found))
+        traces.append(cascade.trace(encode_video(encoder, path, video_id, fps=settings["fps"]), names))
+    return clip_traces(cascade, traces, features)
+
+
+def encode_video(encoder: Any, path: Path, video_id: str, *, fps: float) -> Any:
+    """CLIP features of a video, at least `fps` of them a second."""
+    import numpy as np
+    import torch
+
+    from psftr.data.features import VideoFeatures
+    from psftr.methods.cascade.frames import frame_stride
+    from psftr.video import probe_video, sample_video
+
+    shrunk: list[Any] = []
+    probe = probe_video(path)
+    stride = frame_stride(probe, fps=fps, max_frames=None)
+    summary = sample_video(
+        probe, stride=stride, emit=lambda frame: shrunk.append(encoder.preprocessing.shrink(frame.rgb))
+    )
+    rows = [
+        encoder.encode_frames(torch.from_numpy(np.stack(shrunk[i : i + 32]))).cpu().numpy()
+        for i in range(0, len(shrunk), 32)
+    ]
+    return VideoFeatures(
+        video_id=video_id,
+        features=np.concatenate(rows),
+        stride=stride,
+        fps=summary.fps,
+        num_frames=summary.num_frames,
+        duration_s=summary.duration_s,
+    )
+
+
+# --- results ---------------------------------------------------------------------------------------------------------
+
+
+def write_result(
+    out: Path, result: Result, split: Mapping[str, Any] | None, features: Mapping[str, Any]
+) -> Predictions:
+    from psftr.methods.cascade.trace import write_stages
+    from psftr.predictions import CHECKPOINT_NONE, Predictions, Provenance, write_predictions
+
+    provenance = Provenance(
+        method="cascade",
+        checkpoint_rule=CHECKPOINT_NONE,
+        config=result.config,
+        split=split,
+        features=features,
+        text=result.text,
+    )
+    predictions = Predictions(result.detections, provenance)
+    write_predictions(out / "predictions.json", predictions)
+    write_stages(out / "stages.json", result.traces, threshold=result.threshold, counts=result.counts)
+    return predictions
+
+
+def show_evaluations(evaluations: Sequence[Any], index: int, out: Path, *, figures: bool) -> float:
+    """CASCADE and the baseline in one table, by the standard protocol."""
+    from psftr.cli.present import show
+    from psftr.evaluation.aggregate import aggregate
+
+    report, *others = (aggregate([one], expected=[index]) for one in evaluations)
+    show(report, others[0] if others else None, out, figures=figures)
+    return report.average.mean
+
+
+def write_json(path: Path, value: Any) -> None:
+    from psftr.cli.run_folder import write_json as write
+
+    write(path, value)

@@ -1,0 +1,22 @@
+"""Questions to multimodal models: generate and yes/no, over local weights, servers and recordings; cached, budgeted."""
+
+from psftr.mllm.cache import AnswerCache
+from psftr.mllm.protocol import MLLM, AnswerError, Budget, BudgetExhausted, Frames, MllmError, Schema, is_no, is_yes
+from psftr.mllm.replay import ReplayMLLM
+from psftr.mllm.session import Counts, Session
+
+__all__ = [
+    "MLLM",
+    "AnswerCache",
+    "AnswerError",
+    "Budget",
+    "BudgetExhausted",
+    "Counts",
+    "Frames",
+    "MllmError",
+    "ReplayMLLM",
+    "Schema",
+    "Session",
+    "is_no",
+    "is_yes",
+]
