@@ -16,6 +16,9 @@ VERBS: dict[str, tuple[str, str]] = {
     "extract": ("flags", "videos -> CLIP frame features (HDF5 feature store)"),
     "train": ("hydra", "train on the seen classes of a split; -m sweeps"),
     "evaluate": ("hydra", "localize the unseen classes and score: one run, a multirun of ten, or a predictions file"),
+    "cascade": ("hydra", "training-free localization by stages: CLIP features or a multimodal model"),
+    "predict": ("flags", "find actions, named in your words, in your videos: times, subtitles, pictures, a page"),
+    "report": ("flags", "one self-contained HTML page for predictions files"),
     "bench": ("flags", "ratios of our code to named baselines, measured in one run"),
 }
 EXIT_BAD_INPUT = 2
