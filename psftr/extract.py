@@ -4,8 +4,10 @@
 
 Decoder threads take one video each and turn its sampled frames into the encoder's uint8 input; PyAV and Pillow let
 go of the interpreter while they work. The calling thread forms batches regardless of where one video ends, so that the
-encoder never waits for a short one; on a GPU one batch is always in flight. A video whose rows are complete is
-written and from then on survives any kill.
+encoder never waits for a short one; on a GPU one batch is always in flight. Where the encoder computes on all of the
+CPU's cores there is nothing to overlap with: a decoder thread in between would hold up every core's share of the same
+matrix product, so there the two take turns, each on all cores. A video whose rows are complete is written and from then
+on survives any kill.
 """
 
 from __future__ import annotations
@@ -120,8 +122,19 @@ def select_shard(videos: Sequence[VideoFile], shard: str) -> list[VideoFile]:
 
 
 def default_workers(device: torch.device) -> int:
-    """Decoder threads: one beside an encoder on the CPU, which has use for the cores; all cores beside a GPU."""
-    return 1 if device.type == "cpu" else min(16, os.cpu_count() or 1)
+    """Decoder threads: one per core that the encoder leaves free; if it leaves none, one per core, in turns with it."""
+    spare = _num_cores() - (torch.get_num_threads() if device.type == "cpu" else 0)
+    return min(16, spare if spare > 0 else _num_cores())
+
+
+def _takes_turns(device: torch.device) -> bool:
+    """Whether the encoder leaves no core to the decoders while it computes."""
+    return device.type == "cpu" and torch.get_num_threads() >= _num_cores()
+
+
+def _num_cores() -> int:
+    """Cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def default_batch_size(device: torch.device) -> int:
@@ -213,8 +226,11 @@ class _Run:
         self.items: queue.Queue[_Item] = queue.Queue(maxsize=max(2 * batch_size, 64))
         self.workers = max(1, min(workers, len(videos)))
         # One video at a time may use all cores; several share them by themselves.
-        self.decoder_threads = 0 if self.workers == 1 and encoder.device.type != "cpu" else 1
+        self.decoder_threads = 0 if self.workers == 1 else 1
         self.stop = threading.Event()
+        self.takes_turns = _takes_turns(encoder.device)
+        self.may_decode = threading.Event()
+        self.may_decode.set()
         self.writer = ThreadPoolExecutor(1, thread_name_prefix="psftr-write")
         self.writes: deque[Future[None]] = deque()
         self.in_flight: deque[tuple[torch.Tensor, list[_Work]]] = deque()
@@ -277,7 +293,8 @@ class _Run:
     def _send(self, work: _Work, frame: np.ndarray | None) -> None:
         while not self.stop.is_set():
             try:
-                return self.items.put((work, frame), timeout=_POLL_S)
+                if self.may_decode.wait(_POLL_S):
+                    return self.items.put((work, frame), timeout=_POLL_S)
             except queue.Full:
                 continue
         raise _Stopped
@@ -312,7 +329,10 @@ class _Run:
         batch = torch.from_numpy(np.stack(frames))
         if self.encoder.device.type == "cuda":
             batch = batch.pin_memory()
+        if self.takes_turns:
+            self.may_decode.clear()
         self.in_flight.append((self.encoder.encode_frames(batch), owners))
+        self.may_decode.set()
         # CUDA works on this batch while the next one is formed; only the one before is waited for.
         while len(self.in_flight) > (1 if self.encoder.device.type == "cuda" else 0):
             self._take_rows()

@@ -48,8 +48,9 @@ def contents(out: Path) -> dict[str, np.ndarray]:
     return {video_id: store.read(video_id).features for video_id in store.video_ids}
 
 
-@pytest.mark.parametrize("workers", [1, 3])
-def test_features_are_open_clips_own(videos, tmp_path, encoder, workers):
+@pytest.mark.parametrize(("workers", "takes_turns"), [(1, False), (3, False), (2, True)])
+def test_features_are_open_clips_own(videos, tmp_path, encoder, monkeypatch, workers, takes_turns):
+    monkeypatch.setattr("psftr.extract._takes_turns", lambda device: takes_turns)
     report = extract_tiny(videos, tmp_path / "f.h5", encoder=encoder, workers=workers)
     assert len(report.written) == 12
     assert (report.skipped, report.failed, report.shortfalls) == ((), (), ())

@@ -2,13 +2,121 @@
 
 from __future__ import annotations
 
+import statistics
+import tempfile
+import time
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import torch
+
+from psftr.clip import ClipEncoder
+from psftr.data.shards import ShardedStore
+from psftr.extract import VideoFile, default_batch_size, default_workers, extract, find_videos
+from psftr.video import sample_video
 
 _TICK = Fraction(1, 12800)  # divides the frame duration of the usual rates
+
+
+@dataclass(frozen=True)
+class ExtractBenchmark:
+    """Frames per second of each repeat, pipeline and encoder taking turns; `ratio` is the median of their ratios."""
+
+    encoder: str
+    device: str
+    precision: str
+    stride: int
+    batch_size: int
+    workers: int
+    num_videos: int
+    num_frames: int
+    pipeline_fps: tuple[float, ...]
+    encoder_fps: tuple[float, ...]
+
+    @property
+    def ratio(self) -> float:
+        return statistics.median(p / e for p, e in zip(self.pipeline_fps, self.encoder_fps))
+
+
+def run_benchmark(
+    *,
+    videos: Sequence[str | Path] = (),
+    encoder: ClipEncoder,
+    stride: int = 8,
+    batch_size: int | None = None,
+    workers: int | None = None,
+    repeats: int = 3,
+) -> ExtractBenchmark:
+    """Encode the frames of `videos` (none: clips made for it) through `extract` and from memory, `repeats` times each.
+
+    The pipeline decodes, resizes, encodes and writes a store; the encoder alone gets the very same uint8 frames.
+    """
+    batch_size = batch_size or default_batch_size(encoder.device)
+    workers = workers or default_workers(encoder.device)
+    with tempfile.TemporaryDirectory(prefix="psftr-bench-") as folder:
+        found = find_videos(videos or _make_clips(Path(folder)))
+        frames = _decode_all(found, encoder, stride)
+        _encode_all(frames[:batch_size], encoder, batch_size)  # first calls allocate and choose kernels
+        pipeline_fps, encoder_fps = [], []
+        for repeat in range(repeats):
+            # Half of the encoder's turn before the pipeline's and half after: a machine that slows down slows both.
+            half = len(frames) // 2
+            alone_s = _encode_all(frames[:half], encoder, batch_size)
+            store = ShardedStore(
+                Path(folder) / f"store{repeat}", encoder=encoder.identity, dim=encoder.dim, stride=stride
+            )
+            report = extract(found, encoder=encoder, store=store, stride=stride, batch_size=batch_size, workers=workers)
+            alone_s += _encode_all(frames[half:], encoder, batch_size)
+            pipeline_fps.append(report.num_frames_encoded / report.elapsed_s)
+            encoder_fps.append(len(frames) / alone_s)
+    return ExtractBenchmark(
+        encoder=encoder.identity,
+        device=str(encoder.device),
+        precision=encoder.precision,
+        stride=stride,
+        batch_size=batch_size,
+        workers=workers,
+        num_videos=len(found),
+        num_frames=len(frames),
+        pipeline_fps=tuple(pipeline_fps),
+        encoder_fps=tuple(encoder_fps),
+    )
+
+
+def _decode_all(videos: Sequence[VideoFile], encoder: ClipEncoder, stride: int) -> torch.Tensor:
+    """Every frame the pipeline encodes, `[N, S, S, 3]` uint8."""
+    frames: list[np.ndarray] = []
+    for video in videos:
+        sample_video(
+            video.path, stride=stride, threads=0, emit=lambda f: frames.append(encoder.preprocessing.shrink(f.rgb))
+        )
+    return torch.from_numpy(np.stack(frames))
+
+
+def _encode_all(frames: torch.Tensor, encoder: ClipEncoder, batch_size: int) -> float:
+    """Seconds that the encoder takes for frames in memory."""
+    started = time.perf_counter()
+    features = [encoder.encode_frames(frames[k : k + batch_size]) for k in range(0, len(frames), batch_size)]
+    torch.cat(features).cpu()  # waits for a GPU to be through
+    return time.perf_counter() - started
+
+
+def _make_clips(folder: Path, *, count: int = 2, seconds: int = 20, height: int = 360, width: int = 480) -> list[Path]:
+    """Clips of drifting gradients under noise, 25 frames/s, compressed as films are."""
+    generator = np.random.default_rng(0)
+    noise = generator.integers(0, 40, (height, width, 3), dtype=np.uint8)
+    ramp = np.linspace(0, 8 * np.pi, width, dtype=np.float32)
+    paths = []
+    for clip in range(count):
+        waves = (100 + 80 * np.sin(ramp + clip + k / 9) for k in range(25 * seconds))
+        frames = (np.roll(noise, k, axis=1) + wave.astype(np.uint8)[:, None] for k, wave in enumerate(waves))
+        times_s = [k / 25 for k in range(25 * seconds)]
+        paths.append(write_clip(folder / f"clip{clip}.mp4", frames, times_s=times_s, options={"preset": "veryfast"}))
+    return paths
 
 
 def write_clip(
@@ -30,7 +138,8 @@ def write_clip(
     import av
 
     path = Path(path)
-    with av.open(str(path), "w", container_options=dict(container_options or {})) as container:
+    opened: Any = av.open(str(path), "w", container_options=dict(container_options or {}))
+    with opened as container:
         video = container.add_stream(codec, rate=25, options=dict(options or {}))
         video.pix_fmt = "yuv420p"
         video.time_base = video.codec_context.time_base = tick

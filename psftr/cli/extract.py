@@ -48,7 +48,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="of the stored features (default %(default)s)",
     )
     add("--batch-size", type=int, help="frames per encoder call (default: 32 on the CPU, 256 on a GPU)")
-    add("--workers", type=int, help="videos decoded at the same time (default: 1 on the CPU, up to 16 beside a GPU)")
+    add("--workers", type=int, help="videos decoded at the same time (default: one per core, up to 16)")
     add("--shard", metavar="I/N", help="extract every N-th video, beginning with the I-th; needs a folder as --out")
     add("--decoder", choices=("pyav", "torchcodec"), default="pyav", help="default %(default)s")
 
