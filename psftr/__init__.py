@@ -1,3 +1,26 @@
-"""psftr: zero-shot temporal action localization."""
+"""psftr: zero-shot temporal action localization.
+
+import psftr
+result = psftr.load("runs/my-run").predict("clip.mp4", labels=["high jump", "pole vault"])
+"""
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from psftr.api import Model, Result, baseline, load
 
 __version__ = "0.1.0"
+__all__ = ["Model", "Result", "__version__", "baseline", "load"]
+
+
+def __getattr__(name: str) -> Any:
+    """`load` and its kin are imported at first use, so that `import psftr` costs nothing."""
+    if name in ("Model", "Result", "baseline", "load"):
+        from importlib import import_module
+
+        return getattr(import_module("psftr.api"), name)
+    raise AttributeError(f"module 'psftr' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,4 +1,4 @@
-"""Headless Chromium over WebDriver, spoken directly: real keys, real widths, and what the page asked the network for."""
+"""Headless Chromium over WebDriver, spoken directly: real keys, real widths, and what a page asked the network for."""
 
 from __future__ import annotations
 

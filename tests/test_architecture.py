@@ -8,7 +8,7 @@ import pytest
 PACKAGE = Path(__file__).resolve().parents[1] / "psftr"
 LEVEL = {
     "errors": 0, "segments": 1, "ops": 1, "text": 2, "clip": 2, "video": 2, "mllm": 2, "predictions": 2,
-    "data": 3, "extract": 4, "methods": 5, "evaluation": 5, "exports": 6, "api": 6, "bench": 7, "cli": 8,
+    "data": 3, "extract": 4, "methods": 5, "evaluation": 5, "exports": 4, "api": 6, "bench": 7, "cli": 8,
     "__init__": 8, "__main__": 9,
 }  # fmt: skip
 

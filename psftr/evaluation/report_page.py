@@ -25,7 +25,13 @@ from psftr.evaluation.average_precision import Matches, match_detections
 from psftr.evaluation.curves import reliability
 from psftr.evaluation.error_analysis import analyse_errors, characteristics_for
 from psftr.evaluation.protocol import Evaluation, Protocol, evaluate_predictions, protocol_for, split_of
-from psftr.evaluation.report_timelines import known_durations, most_per_video, timeline_data, video_sources
+from psftr.evaluation.report_timelines import (
+    file_addresses,
+    known_durations,
+    most_per_video,
+    timeline_data,
+    video_sources,
+)
 from psftr.evaluation.rules import CLEAN, PEER, PROTOCOLS
 from psftr.evaluation.selection import Selection, select_scored
 from psftr.evaluation.tables import marks, short_method
@@ -59,6 +65,7 @@ def write_report_page(
     expected_splits: Iterable[int] | None = None,
     is_scored: bool = True,
     videos_dir: str | os.PathLike[str] | None = None,
+    sources: Mapping[str, str | os.PathLike[str]] | None = None,
     durations_s: Mapping[str, float] | None = None,
     title: str = "psftr report",
 ) -> Path:
@@ -66,7 +73,8 @@ def write_report_page(
 
     annotations: of the whole data set; without them, or with `is_scored` False, the page has timelines and facts only.
     protocol: default per file, `protocol_of`. splits: for files that do not name theirs. expected_splits: default all
-    ten where several published splits are given. videos_dir: default the page's own folder.
+    ten where several published splits are given. videos_dir: where to look for video files, default the page's own
+    folder; sources: known files, by video id.
     Raises PsftrError where files, splits and annotations do not belong together, or must not be averaged.
     """
     if not files:
@@ -79,22 +87,36 @@ def write_report_page(
         for name, predictions in files.items()
     ]
     durations = known_durations(annotations, durations_s)
-    sources = video_sources(videos_dir or path.parent, path)
+    addresses = video_sources(videos_dir or path.parent, path) | file_addresses(sources or {}, path)
     reports = _reports([file.evaluation for file in shown if file.evaluation], expected_splits)
     protocols = [report.protocol for report in reports]
-    synthetic = any(_is_synthetic(file) for file in shown)
+    synthetic, untrained = any(map(_is_synthetic, shown)), any(map(_is_untrained, shown))
+    warning = tables.banner(protocols, synthetic=synthetic, untrained=untrained)
     body = [
-        f"<header><h1>{escape(title)}</h1>{tables.banner(protocols, synthetic)}</header>",
+        f"<header><h1>{escape(title)}</h1>{warning}</header>",
         _results(reports),
         _file_choice(shown),
         *(_file_sections(number, file, durations) for number, file in enumerate(shown)),
         _BROWSER,
     ]
     limit = most_per_video(list(files.values()))
-    data = [_timelines(file, annotations, durations, sources, limit) for file in shown]
+    data = [_timelines(file, annotations, durations, addresses, limit) for file in shown]
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(_page(title, "".join(body), data), encoding="utf-8")
     return path
+
+
+def score_files(
+    files: Mapping[str, Predictions],
+    annotations: Annotations,
+    *,
+    protocol: Protocol | None = None,
+    splits: Mapping[str, ClassSplit] | None = None,
+    expected_splits: Iterable[int] | None = None,
+) -> list[TenSplitReport]:
+    """The reports behind the page: files that have a common mean together, in order. Arguments as for the page."""
+    shown = [_scored(name, file, annotations, protocol, (splits or {}).get(name)) for name, file in files.items()]
+    return _reports([file.evaluation for file in shown if file.evaluation], expected_splits)
 
 
 def protocol_of(
@@ -241,6 +263,11 @@ def _is_synthetic(file: _File) -> bool:
     return bool(provenance and (provenance.features.get("synthetic") or (provenance.text or {}).get("synthetic")))
 
 
+def _is_untrained(file: _File) -> bool:
+    provenance = file.predictions.provenance
+    return provenance is not None and ":random-seed" in str(provenance.features.get("encoder"))
+
+
 def _provenance_rows(predictions: Predictions) -> list[tuple[str, str]]:
     provenance = predictions.provenance
     if provenance is None:
@@ -252,10 +279,8 @@ def _provenance_rows(predictions: Predictions) -> list[tuple[str, str]]:
         ("features", str(features.get("encoder", "not stated"))),
         ("class text", f"prompt “{text['prompt']}”" if text.get("prompt") else "not stated"),
         ("detections", f"{predictions.num_detections} in {len(predictions.detections)} videos"),
-        ("scored", "no: there is no ground truth here to score against"),
+        ("scored", "no: no ground truth with these labels was given"),
     ]
-    if "random" in str(features.get("encoder", "")):
-        rows.insert(3, ("note", "the encoder's weights are untrained: these detections only try the pipeline"))
     return rows
 
 

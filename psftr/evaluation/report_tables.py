@@ -22,11 +22,15 @@ def facts_list(rows: Iterable[tuple[str, str]]) -> str:
     return f"<dl>{told}</dl>"
 
 
-def banner(protocols: Sequence[Protocol], synthetic: bool) -> str:
+def banner(protocols: Sequence[Protocol], *, synthetic: bool, untrained: bool) -> str:
     """What a reader must not overlook."""
     told = []
     if synthetic:
         told.append("<strong>SYNTHETIC</strong>: made from simulated features; says nothing about real videos.")
+    if untrained:
+        told.append(
+            "<strong>UNTRAINED ENCODER</strong>: its weights are random; these detections only try the pipeline."
+        )
     if any(protocol.is_peer for protocol in protocols):
         told.append(
             "<strong>PEER PROTOCOL</strong>: the peers' rules, which may choose the checkpoint on the test classes; "

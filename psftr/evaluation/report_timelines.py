@@ -82,10 +82,15 @@ def video_sources(folder: str | os.PathLike[str], page: Path) -> dict[str, str]:
     folder = Path(folder)
     if not folder.is_dir():
         return {}
+    return file_addresses({file.stem: file for file in sorted(folder.iterdir())}, page)
+
+
+def file_addresses(files: Mapping[str, str | os.PathLike[str]], page: Path) -> dict[str, str]:
+    """Canonical id -> address, relative to the page, of the files that exist and that a browser may play."""
     return {
-        canonical_id(file.stem): quote(Path(os.path.relpath(file, page.parent)).as_posix())
-        for file in sorted(folder.iterdir())
-        if file.suffix.lower() in PLAYABLE and file.is_file()
+        canonical_id(video_id): quote(Path(os.path.relpath(file, page.parent)).as_posix())
+        for video_id, file in files.items()
+        if Path(file).suffix.lower() in PLAYABLE and Path(file).is_file()
     }
 
 

@@ -145,9 +145,15 @@ def test_names_cannot_break_the_page(tmp_path):
 
 def test_without_ground_truth_the_page_says_so(tmp_path):
     page = Page(write_report_page(tmp_path / "p.html", {"a.json": predictions()}, durations_s={"t2": 120.0}))
-    assert "there is no ground truth here" in page.text
+    assert "no ground truth with these labels was given" in page.text
     assert "mAP" not in page.text
     assert [video["d"] for video in page.data[0]["videos"]] == [12000, 9500]  # the second: end of its last detection
+
+
+def test_untrained_encoder_is_a_banner(tmp_path):
+    features = {"encoder": "open_clip:ViT-B-32:random-seed0", "dim": 512, "identity": "x", "synthetic": False}
+    page = Page(write_report_page(tmp_path / "p.html", {"a": predictions(features=features)}))
+    assert "UNTRAINED ENCODER" in page.text
 
 
 def test_unscored_annotations_are_drawn_all_the_same(tmp_path):

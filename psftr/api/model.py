@@ -1,0 +1,353 @@
+"""From videos or features, and labels in plain words, to detections."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import tempfile
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from psftr.api.checkpoints import decoder, load_network, trained_stride, window_policy
+from psftr.api.curves import ScoreCurves, saliency, score_curves
+from psftr.api.encoders import open_encoder, pick_device
+from psftr.api.result import Result
+from psftr.clip import DEFAULT_MODEL, DEFAULT_PRETRAINED, ClipEncoder
+from psftr.data.features import FeatureStore
+from psftr.errors import PsftrError
+from psftr.extract import ExtractReport, Progress, VideoFile, extract, find_videos
+from psftr.methods.baseline.clip_baseline import ClipBaseline
+from psftr.methods.psftr.localizer import PsftrLocalizer
+from psftr.predictions import CHECKPOINT_LAST, CHECKPOINT_NONE, CHECKPOINT_RULES, Detection, Predictions, Provenance
+from psftr.text import DEFAULT_PROMPT, TextEmbeddings, check_compatible, embed_names, load_text
+
+if TYPE_CHECKING:
+    from psftr.methods.psftr.network import PSFTR
+
+DEFAULT_STRIDE = 8  # frames, as `psftr extract`
+Paths = str | os.PathLike[str] | Iterable[str | os.PathLike[str]]
+
+
+def load(
+    path: str | os.PathLike[str],
+    *,
+    device: str = "auto",
+    revision: str | None = None,
+    model: str | None = None,
+    pretrained: str | None = None,
+) -> Model:
+    """A trained model: a run folder, a model folder, a .ckpt, or `hf://USER/REPOSITORY` on the Hugging Face hub.
+
+    model, pretrained: where its CLIP encoder is, if that is not a published one. Raises PsftrError.
+    """
+    network, facts, found = load_network(path, revision=revision)
+    return Model(
+        network=network.to(pick_device(device)),
+        facts=facts,
+        origin=str(found),
+        device=device,
+        encoder_model=model,
+        encoder_pretrained=pretrained,
+    )
+
+
+def baseline(model: str | None = None, pretrained: str | None = None, *, device: str = "auto", seed: int = 0) -> Model:
+    """The training-free CLIP baseline, which needs no checkpoint."""
+    return Model(device=device, encoder_model=model, encoder_pretrained=pretrained, seed=seed)
+
+
+@dataclass(eq=False, kw_only=True, repr=False)
+class Model:
+    """A trained network, or without one the training-free CLIP baseline; `predict` runs it."""
+
+    network: PSFTR | None = None
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    origin: str = ""
+    device: str = "auto"
+    encoder_model: str | None = None
+    encoder_pretrained: str | None = None
+    seed: int = 0
+    _encoder: ClipEncoder | None = None
+
+    def __repr__(self) -> str:
+        return f"<{self.name}{f' of {self.origin}' if self.origin else ''}, encoder {self.encoder or 'any'}>"
+
+    @property
+    def name(self) -> str:
+        return "clip-baseline" if self.network is None else "psftr"
+
+    @property
+    def encoder(self) -> str | None:
+        """Identity of the encoder whose features it takes; None where any will do."""
+        return None if self.network is None else str(self.facts.get("encoder"))
+
+    @property
+    def seen_classes(self) -> tuple[str, ...]:
+        return tuple(self.facts.get("seen_classes") or ())
+
+    @property
+    def prompt(self) -> str:
+        return str((self.facts.get("text") or {}).get("prompt") or DEFAULT_PROMPT)
+
+    def predict(
+        self,
+        videos: Paths | None = None,
+        *,
+        labels: Sequence[str],
+        features: str | os.PathLike[str] | None = None,
+        video_ids: Sequence[str] | None = None,
+        prompt: str | None = None,
+        text: str | os.PathLike[str] | TextEmbeddings | None = None,
+        threshold: float | None = None,
+        max_per_video: int | None = None,
+        stride: int | None = None,
+        keep_features: str | os.PathLike[str] | None = None,
+        on_progress: Callable[[Progress], None] = lambda _: None,
+        on_video: Callable[[int, int], None] = lambda done, total: None,
+        returns_on_interrupt: bool = False,
+    ) -> Result:
+        """Find `labels`, any words, in video files, or in a feature store in place of them.
+
+        text: class texts made elsewhere, in place of the encoder's. keep_features: a folder for the features, where
+        the next call finds them. threshold: least score kept. Videos that cannot be read are in `Result.failed`.
+        Raises PsftrError for bad input, and if no video could be read at all.
+        """
+        names = _checked_labels(labels)
+        if (videos is None) == (features is None):
+            raise PsftrError("give videos, or features in place of them (not both)")
+        if features is not None:
+            store, files, report, keep = FeatureStore(Path(features)), {}, None, None
+            ids = _checked_ids(store, video_ids)
+            self._refuse_other_features(store)
+        else:
+            if keep_features is None:
+                # Held by the result, which reads features again for its pictures.
+                keep = tempfile.TemporaryDirectory(prefix="psftr-", ignore_cleanup_errors=True)
+                keep_features = keep.name
+            else:
+                keep = None
+            found = find_videos(_as_paths(videos))
+            if not found:
+                raise PsftrError("no videos given")
+            store, report = self._extract(found, Path(keep_features), stride, on_progress)
+            files = {v.video_id: v.path for v in found if v.video_id in store}
+            ids = list(files)
+        embeddings = self._embed(names, text, store, prompt)
+        localizer = self._localizer(embeddings, store)
+        detections, failed, is_complete = _localize(
+            localizer, store, ids, names,
+            partial(_kept, threshold=threshold, most=max_per_video), on_video, returns_on_interrupt,
+        )  # fmt: skip
+        failed = [*(report.failed if report else ()), *failed]
+        if not detections and failed:
+            raise PsftrError("; ".join(reason for _, reason in failed[:3]))
+        return Result(
+            predictions=Predictions(detections, self._provenance(store, embeddings, names, threshold, max_per_video)),
+            labels=names,
+            durations_s={video_id: store.timeline(video_id).duration_s for video_id in detections},
+            files=files,
+            failed=tuple(failed),
+            shortfalls=tuple((video_id, str(why)) for video_id, why in (report.shortfalls if report else ())),
+            threshold=threshold,
+            is_complete=is_complete,
+            curves=partial(_curves, store, localizer, embeddings, names, keep),
+        )
+
+    def _open_encoder(self, identity: str | None) -> ClipEncoder:
+        """The encoder of this identity; of the user's choice, or the default, where there is none to meet."""
+        if self._encoder is None or (identity and self._encoder.identity != identity):
+            if identity is not None:
+                self._encoder = open_encoder(
+                    identity, model=self.encoder_model, pretrained=self.encoder_pretrained, device=self.device
+                )
+            else:
+                device = pick_device(self.device)
+                model, weights = self.encoder_model or DEFAULT_MODEL, self.encoder_pretrained or DEFAULT_PRETRAINED
+                precision = "bf16" if device.type == "cuda" else "fp32"
+                self._encoder = ClipEncoder(model, weights, device, precision, seed=self.seed)
+        return self._encoder
+
+    def _extract(
+        self, videos: Sequence[VideoFile], folder: Path, stride: int | None, on_progress: Callable[[Progress], None]
+    ) -> tuple[FeatureStore, ExtractReport]:
+        from psftr.data.shards import ShardedStore
+
+        encoder = self._open_encoder(self.encoder)
+        stride = stride or trained_stride(self.facts, DEFAULT_STRIDE)
+        # A folder for each encoder and stride: nothing extracted before is in the way, nor lost.
+        folder = folder / f"{re.sub(r'[^A-Za-z0-9.-]+', '-', encoder.identity)}-stride{stride}"
+        _forget_changed_files(folder, videos)
+        shards = ShardedStore(folder, encoder=encoder.identity, dim=encoder.dim, stride=stride)
+        report = extract(videos, encoder=encoder, store=shards, progress=on_progress)
+        if not any(video.video_id in shards for video in videos):
+            raise PsftrError("; ".join(reason for _, reason in report.failed[:3]))
+        return FeatureStore(folder), report
+
+    def _refuse_other_features(self, store: FeatureStore) -> None:
+        if self.encoder is not None and store.encoder != self.encoder:
+            raise PsftrError(
+                f"{self.origin} was trained on features of {self.encoder}, the store {store.path} holds those of "
+                f"{store.encoder}: extract with the checkpoint's encoder, or give another checkpoint"
+            )
+        wanted = (self.facts.get("network") or {}).get("feature_dim")
+        if wanted is not None and wanted != store.dim:
+            raise PsftrError(
+                f"{self.origin} takes features of {wanted} dimensions, the store {store.path} has {store.dim}"
+            )
+
+    def _embed(self, names: tuple[str, ...], text: Any, store: FeatureStore, prompt: str | None) -> TextEmbeddings:
+        if text is None and store.synthetic:
+            raise PsftrError(
+                f"the features of {store.path} are synthetic, so no encoder has their words: give the text file that "
+                "was made with them (--text)"
+            )
+        if text is None:
+            # Where features were just extracted this is the encoder that made them.
+            return embed_names(names, encoder=self._open_encoder(store.encoder), template=prompt or self.prompt)
+        if prompt is not None:
+            raise PsftrError("class texts made elsewhere keep their own prompt: leave out the prompt, or the texts")
+        embeddings = text if isinstance(text, TextEmbeddings) else load_text(text)
+        check_compatible(embeddings, store.encoder, store.dim)
+        embeddings.select(names)
+        return embeddings
+
+    def _localizer(self, text: TextEmbeddings, store: FeatureStore) -> PsftrLocalizer | ClipBaseline:
+        if self.network is None:
+            return ClipBaseline(text=text)
+        return PsftrLocalizer(
+            network=self.network,
+            text=text,
+            decoder=decoder(self.facts),
+            policy=window_policy(self.facts),
+            device=pick_device(self.device),
+        )
+
+    def _provenance(
+        self,
+        store: FeatureStore,
+        text: TextEmbeddings,
+        names: tuple[str, ...],
+        threshold: float | None,
+        max_per_video: int | None,
+    ) -> Provenance:
+        split = self.facts.get("split") or {}
+        rule = self.facts.get("checkpoint_rule", CHECKPOINT_LAST)
+        config: dict[str, Any] = {"labels": list(names), "threshold": threshold, "max_per_video": max_per_video}
+        if self.network is not None:
+            trained = self.facts.get("config") or {}
+            config |= {"checkpoint": self.origin, "seen_classes": list(self.seen_classes)}
+            config |= {key: trained[key] for key in ("window", "decode") if key in trained}
+        return Provenance(
+            method=self.name,
+            checkpoint_rule=(
+                CHECKPOINT_NONE if self.network is None else rule if rule in CHECKPOINT_RULES else CHECKPOINT_LAST
+            ),
+            config=config,
+            # Only the very classes of its split are a test of a trained network; free words are no split at all.
+            split=split if set(names) == set(split.get("unseen") or ()) else None,
+            features={
+                "encoder": store.encoder,
+                "dim": store.dim,
+                "identity": store.identity,
+                "synthetic": store.synthetic,
+            },
+            text={"encoder": text.encoder, "prompt": text.prompt, "synthetic": text.synthetic},
+        )
+
+
+def _as_paths(videos: Paths | None) -> list[str | Path]:
+    if videos is None:
+        return []
+    given = [videos] if isinstance(videos, str | os.PathLike) else videos
+    return [os.fspath(video) for video in given]
+
+
+def _checked_labels(labels: Sequence[str]) -> tuple[str, ...]:
+    if isinstance(labels, str):
+        raise PsftrError(f"labels is one string, {labels!r}; give a list of labels: [{labels!r}]")
+    names = [" ".join(label.split()) for label in labels]
+    names = [name for name in names if name]
+    if not names:
+        raise PsftrError("no labels to look for; give at least one, such as --labels 'high jump'")
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise PsftrError(f"labels given twice: {', '.join(twice)}")
+    return tuple(names)
+
+
+def _checked_ids(store: FeatureStore, video_ids: Sequence[str] | None) -> list[str]:
+    if video_ids is None:
+        return list(store.video_ids)
+    absent = [video_id for video_id in video_ids if video_id not in store]
+    if absent:
+        raise PsftrError(f"{store.path} has no features of {', '.join(absent[:5])} ({len(store)} videos there)")
+    return list(video_ids)
+
+
+def _forget_changed_files(folder: Path, videos: Sequence[VideoFile]) -> None:
+    """Remove features of an earlier run whose video was another file, or has changed since."""
+    notes = folder / "sources.json"
+    try:
+        known = json.loads(notes.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        known = {}
+    for video in videos:
+        facts = video.path.stat()
+        now = [str(video.path.resolve()), facts.st_size, facts.st_mtime_ns]
+        if known.get(video.video_id) != now:
+            (folder / f"{video.video_id}.h5").unlink(missing_ok=True)
+        known[video.video_id] = now
+    folder.mkdir(parents=True, exist_ok=True)
+    notes.write_text(json.dumps(known, indent=1), encoding="utf-8")
+
+
+def _localize(
+    localizer: PsftrLocalizer | ClipBaseline,
+    store: FeatureStore,
+    ids: Sequence[str],
+    names: tuple[str, ...],
+    kept: Callable[[Sequence[Detection]], tuple[Detection, ...]],
+    on_video: Callable[[int, int], None],
+    returns_on_interrupt: bool,
+) -> tuple[dict[str, tuple[Detection, ...]], list[tuple[str, str]], bool]:
+    """(detections by video, (video, reason) of those that failed, whether all were looked at)."""
+    detections: dict[str, tuple[Detection, ...]] = {}
+    failed = []
+    try:
+        for number, video_id in enumerate(ids, 1):
+            try:
+                found = localizer.localize(store.read(video_id), names)
+            except PsftrError as error:
+                failed.append((video_id, str(error)))
+            else:
+                # The id as the user knows it, not its canonical form.
+                detections[video_id] = kept([Detection(video_id, d.label, d.start_s, d.end_s, d.score) for d in found])
+            on_video(number, len(ids))
+    except KeyboardInterrupt:
+        if not returns_on_interrupt:
+            raise
+        return detections, failed, False
+    return detections, failed, True
+
+
+def _kept(detections: Sequence[Detection], *, threshold: float | None, most: int | None) -> tuple[Detection, ...]:
+    ranked = sorted(detections, key=lambda d: -d.score)
+    return tuple(d for d in ranked if threshold is None or d.score >= threshold)[:most]
+
+
+def _curves(
+    store: FeatureStore,
+    localizer: PsftrLocalizer | ClipBaseline,
+    text: TextEmbeddings,
+    names: tuple[str, ...],
+    keep: Any,
+    video_id: str,
+) -> ScoreCurves:
+    """`keep` holds a temporary store alive for as long as this function is referred to."""
+    features = store.read(video_id)
+    salient = saliency(localizer, features, names) if isinstance(localizer, PsftrLocalizer) else None
+    return score_curves(features, names, text.select(names).numpy(), saliency=salient)

@@ -1,0 +1,175 @@
+"""What `predict` returns: a sequence of detections that knows how to write itself."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, overload
+
+from psftr import exports
+from psftr.api.curves import ScoreCurves
+from psftr.data.annotations import Annotations, canonical_id
+from psftr.errors import PsftrError
+from psftr.predictions import Detection, Predictions, write_predictions
+
+NUM_FRAMES = 14  # of a timeline picture
+SHARE_OF_BEST = 0.5
+_SUBSET = "given"
+MOST_SHOWN = 20
+
+
+@dataclass(frozen=True, eq=False)
+class Result(Sequence[Detection]):
+    """All detections, by video, best first; a sequence of `Detection`.
+
+    files: the video files, by id, where there were any. failed, shortfalls: (video id, reason) of videos that could not
+    be read, or gave less than they declare. threshold: None where the user chose none.
+    """
+
+    predictions: Predictions
+    labels: tuple[str, ...]
+    durations_s: Mapping[str, float]
+    files: Mapping[str, Path] = field(default_factory=dict)
+    failed: tuple[tuple[str, str], ...] = ()
+    shortfalls: tuple[tuple[str, str], ...] = ()
+    threshold: float | None = None
+    is_complete: bool = True
+    curves: Callable[[str], ScoreCurves] | None = None
+
+    def __len__(self) -> int:
+        return self.predictions.num_detections
+
+    def __iter__(self) -> Iterator[Detection]:
+        for detections in self.predictions.detections.values():
+            yield from detections
+
+    @overload
+    def __getitem__(self, index: int) -> Detection: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Detection]: ...
+    def __getitem__(self, index: int | slice) -> Detection | list[Detection]:
+        return list(self)[index]
+
+    def __repr__(self) -> str:
+        return f"<{len(self)} detections of {len(self.labels)} labels in {len(self.predictions.detections)} videos>"
+
+    @property
+    def videos(self) -> tuple[str, ...]:
+        return tuple(self.predictions.detections)
+
+    def of(self, video_id: str | None = None) -> tuple[Detection, ...]:
+        """A video's detections, best first; the only video's if there is just one. Raises PsftrError."""
+        return self.predictions.detections[self._only(video_id)]
+
+    def likely(self, video_id: str | None = None) -> tuple[Detection, ...]:
+        """The ones worth looking at: all if the user set a threshold, else those with half the video's best score.
+
+        At most `MOST_SHOWN`.
+        """
+        found = self.of(video_id)
+        least = self.threshold
+        if least is None:
+            least = SHARE_OF_BEST * max((d.score for d in found), default=0.0)
+        return tuple(d for d in found if d.score >= least)[:MOST_SHOWN]
+
+    def to_json(self, path: str | os.PathLike[str]) -> Path:
+        return write_predictions(path, self.predictions)
+
+    def to_csv(self, path: str | os.PathLike[str]) -> Path:
+        return exports.write_csv(path, self)
+
+    def to_activitynet(self, path: str | os.PathLike[str]) -> Path:
+        return exports.write_activitynet(path, self.predictions)
+
+    def to_srt(self, path: str | os.PathLike[str], video_id: str | None = None) -> Path:
+        """Subtitles of the likely detections."""
+        return exports.write_srt(path, self.likely(video_id))
+
+    def to_vtt(self, path: str | os.PathLike[str], video_id: str | None = None) -> Path:
+        """Subtitles of the likely detections."""
+        return exports.write_vtt(path, self.likely(video_id))
+
+    def to_fiftyone(self, name: str | None = None) -> Any:
+        """A FiftyOne dataset (needs the extra 'fiftyone')."""
+        return exports.fiftyone_dataset(self.predictions, self.files, name=name)
+
+    def to_timeline(
+        self, path: str | os.PathLike[str], video_id: str | None = None, *, annotations: Annotations | None = None
+    ) -> Path:
+        """A picture: frames where there is a video file, score curves, the likely detections, ground truth."""
+        from psftr.api.filmstrip import frames_at
+        from psftr.evaluation.timeline import draw_timeline
+
+        video_id = self._only(video_id)
+        duration_s = self.durations_s[video_id]
+        curves = self.curves(video_id) if self.curves else None
+        frames, note = [], ""
+        if video_id in self.files:
+            times_s = [(k + 0.5) * duration_s / NUM_FRAMES for k in range(NUM_FRAMES)]
+            try:
+                frames = frames_at(self.files[video_id], times_s)
+            except (PsftrError, OSError) as error:
+                note = f"no frames: {error}"
+        truth = annotations.videos.get(canonical_id(video_id)) if annotations else None
+        likely, found = self.likely(video_id), self.of(video_id)
+        provenance = self.predictions.provenance
+        about = f"{video_id}: {len(likely)} of {len(found)} detections"
+        if provenance:
+            about += f", {provenance.method}, {provenance.features.get('encoder')}"
+            about += ", SYNTHETIC features" if provenance.features.get("synthetic") else ""
+        return draw_timeline(
+            path,
+            title=about,
+            duration_s=duration_s,
+            detections=likely,
+            ground_truth=truth.actions if truth else (),
+            curves={label: (curves.seconds, values) for label, values in curves.values.items()} if curves else None,
+            curve_title=curves.title if curves else "",
+            frames=frames,
+            note=note,
+        )
+
+    def to_report(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        annotations: Annotations | None = None,
+        videos_dir: str | os.PathLike[str] | None = None,
+        title: str = "psftr predict",
+    ) -> Path:
+        """The HTML page. Where the annotations know the labels, it scores the videos that were looked at."""
+        from psftr.evaluation.report_page import protocol_of, write_report_page
+
+        own = None
+        is_scored = False
+        if annotations is not None:
+            ids = {canonical_id(video_id) for video_id in self.videos}
+            # Whatever subsets a data set has, here these very videos are the test.
+            videos = (v for v in annotations.videos.values() if v.video_id in ids)
+            own = annotations.with_videos(replace(video, subset=_SUBSET) for video in videos)
+            is_scored = len(self) > 0 and bool(set(own.classes) & set(self.labels))
+            own = own.only_classes(self.labels) if is_scored else own
+        protocol = protocol_of(Predictions({}), subset=_SUBSET)
+        return write_report_page(
+            path,
+            {"predictions": self.predictions},
+            annotations=own,
+            protocol=protocol,
+            is_scored=is_scored,
+            videos_dir=videos_dir,
+            sources=self.files,
+            durations_s=self.durations_s,
+            title=title,
+        )
+
+    def _only(self, video_id: str | None) -> str:
+        if video_id is None:
+            if len(self.videos) != 1:
+                raise PsftrError(f"there are {len(self.videos)} videos; say which: {', '.join(self.videos[:5])}")
+            return self.videos[0]
+        for known in (video_id, canonical_id(video_id)):
+            if known in self.predictions.detections:
+                return known
+        raise PsftrError(f"no video {video_id!r} here; there are {', '.join(self.videos[:5])}")

@@ -1,0 +1,158 @@
+"""One self-contained HTML page for predictions files: tables, curves, error analysis, and a timeline browser.
+
+Files of one method on several class splits are averaged and shown split by split; other files stand beside them. The
+page needs no network and no server: open it, send it, keep it.
+
+examples:
+  psftr report predictions.json --annotations data/thumos14/annotations.json
+  psftr report run*/predictions.json --annotations data/thumos14/annotations.json --out ten_splits.html
+  psftr report other.json --annotations gt.json --dataset thumos14 --splits-dir data/thumos14/splits --index 0
+  psftr report predictions.json --annotations mine.json --subset test --tious 0.3 0.5 0.7 --videos-dir videos/
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from psftr.data.annotations import Annotations
+    from psftr.data.splits import ClassSplit
+    from psftr.evaluation.aggregate import TenSplitReport
+    from psftr.evaluation.protocol import Protocol
+    from psftr.predictions import Predictions
+
+TIMELINES_AT_MOST = 5
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("predictions", nargs="+", metavar="PREDICTIONS", help="psftr's or any ActivityNet results JSON, or CSV")
+    add("--annotations", required=True, metavar="FILE", help="ground truth of the whole data set, JSON or CSV")
+    add("--out", default="report.html", metavar="FILE", help="default %(default)s")
+    add("--dataset", help="thumos14, activitynet13 or synthetic: whose rules hold (default: what the files say)")
+    add("--subset", help="test subset of a data set of your own (default: test)")
+    add("--tious", type=float, nargs="+", help="of a data set of your own (default: 0.3 0.4 0.5 0.6 0.7)")
+    add("--split", metavar="FILE", help="YAML with seen and unseen, for files that do not name their split")
+    add(
+        "--splits-dir",
+        metavar="DIR",
+        help="published splits, for files that do not name theirs; with --ratio and --index",
+    )
+    add("--ratio", type=int, choices=(75, 50), default=75, help="percent of classes seen (default %(default)s)")
+    add("--index", type=int, nargs="+", metavar="N", help="split of each file, in order")
+    add("--videos-dir", metavar="DIR", help="where the videos are, to play them (default: beside the page)")
+    add("--figures", metavar="DIR", help="also PNG figures, and timelines of the first videos")
+    add("--title", default="psftr report", help="default %(default)s")
+
+
+def run(args: argparse.Namespace) -> int:
+    from psftr.data.annotations import read_annotations
+    from psftr.errors import PsftrError
+    from psftr.evaluation.report_page import protocol_of, score_files, write_report_page
+    from psftr.predictions import read_predictions
+
+    if args.dataset and (args.subset or args.tious):
+        raise PsftrError("--dataset sets subset and tIoUs; leave out --subset and --tious, or the data set")
+    files = {name: read_predictions(path) for name, path in _named(args.predictions).items()}
+    annotations = read_annotations(args.annotations)
+    splits = _splits(args, list(files))
+    rules = {name: _rules(args, file, annotations, protocol_of) for name, file in files.items()}
+    if len(set(rules.values())) > 1:
+        told = ", ".join(sorted({f"{r.dataset} ({r.name})" for r in rules.values()}))
+        raise PsftrError(f"these files are of different data sets or rules ({told}); make a page for each")
+    protocol = next(iter(rules.values()))
+    path = write_report_page(
+        args.out,
+        files,
+        annotations=annotations,
+        protocol=protocol,
+        splits=splits,
+        videos_dir=args.videos_dir,
+        title=args.title,
+    )
+    reports = score_files(files, annotations, protocol=protocol, splits=splits)
+    _print_means(reports)
+    paths = [path]
+    if args.figures:
+        paths += _figures(Path(args.figures), reports, files, annotations)
+    print("written:\n" + "\n".join(f"  {path} ({path.stat().st_size / 1e6:.2f} MB)" for path in paths))
+    return 0
+
+
+def _rules(args: argparse.Namespace, file: Predictions, annotations: Annotations, protocol_of: object) -> Protocol:
+    """The given or stated data set's rules; for data of one's own, the annotations' only subset will do as the test."""
+    only = annotations.subsets[0] if len(annotations.subsets) == 1 and annotations.subsets[0] else None
+    return protocol_of(file, dataset=args.dataset, subset=args.subset or only, tious=args.tious)  # type: ignore[operator]
+
+
+def _named(paths: Sequence[str]) -> dict[str, str]:
+    """Files by name; by path where names repeat."""
+    from psftr.errors import PsftrError
+
+    if len(set(paths)) < len(paths):
+        raise PsftrError("a predictions file is given twice; give each once")
+    names = [Path(path).name for path in paths]
+    return dict(zip(paths if len(set(names)) < len(names) else names, paths))
+
+
+def _splits(args: argparse.Namespace, names: Sequence[str]) -> dict[str, ClassSplit]:
+    from psftr.data.splits import read_published_split, read_split_file
+    from psftr.errors import PsftrError
+
+    if args.split and args.splits_dir:
+        raise PsftrError("give --split FILE or --splits-dir DIR, not both")
+    if args.split:
+        return dict.fromkeys(names, read_split_file(args.split))
+    if not args.splits_dir:
+        if args.index:
+            raise PsftrError("--index needs --splits-dir DIR, the folder of the published splits")
+        return {}
+    if not args.index or len(args.index) != len(names):
+        raise PsftrError(f"--splits-dir needs --index with one split for each of the {len(names)} files")
+    return {
+        name: read_published_split(args.splits_dir, ratio=args.ratio, index=index)
+        for name, index in zip(names, args.index)
+    }
+
+
+def _print_means(reports: Sequence[TenSplitReport]) -> None:
+    from psftr.evaluation.tables import comparison_table, title
+
+    for report in reports:
+        where = "all classes" if report.ratio == 100 else f"{report.ratio}/{100 - report.ratio}"
+        print(title(report.protocol, f"{where}, {report.coverage}", report.synthetic))
+        print(comparison_table([report], paper=report.paper_rows), end="\n\n")
+
+
+def _figures(
+    folder: Path, reports: Sequence[TenSplitReport], files: dict[str, Predictions], annotations: Annotations
+) -> list[Path]:
+    from psftr.data.annotations import canonical_id
+    from psftr.evaluation.plots import plot_classes, plot_data_scale, plot_splits
+    from psftr.evaluation.timeline import draw_timeline
+
+    paths = []
+    for number, report in enumerate(reports):
+        mark = f"-{number}" if len(reports) > 1 else ""
+        paths.append(plot_classes(folder / f"classes{mark}.png", report))
+        if len(report.evaluations) > 1:
+            paths.append(plot_splits(folder / f"splits{mark}.png", [report]))
+            if all(e.num_training_videos for e in report.evaluations):
+                paths.append(plot_data_scale(folder / f"data_scale{mark}.png", [report]))
+    predictions = next(iter(files.values()))
+    synthetic = ", SYNTHETIC" if any(report.synthetic for report in reports) else ""
+    for video_id in list(predictions.detections)[:TIMELINES_AT_MOST]:
+        found = sorted(predictions.detections[video_id], key=lambda d: -d.score)
+        video = annotations.videos.get(canonical_id(video_id))
+        path = draw_timeline(
+            folder / f"timeline-{video_id}.png",
+            title=f"{video_id}: the best {min(20, len(found))} of {len(found)} detections{synthetic}",
+            duration_s=video.duration_s if video and video.duration_s == video.duration_s else 0.0,
+            detections=found[:20],
+            ground_truth=video.actions if video else (),
+        )
+        paths.append(path)
+    return paths

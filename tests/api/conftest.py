@@ -1,0 +1,47 @@
+"""A tiny CLIP with random weights, a tiny network for its features, and two small videos."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from clips import numbered_clip
+
+from psftr.clip import ClipEncoder
+from psftr.methods.psftr.build import NetworkConfig, build_network
+from psftr.methods.psftr.export import save_pretrained, training_facts
+
+TINY_CLIP = str(Path(__file__).resolve().parents[1] / "tiny_clip.json")
+
+
+@pytest.fixture(scope="session")
+def tiny_clip() -> dict[str, str]:
+    return {"model": TINY_CLIP, "pretrained": "random"}
+
+
+def save_tiny(folder: Path, encoder: str, *, feature_dim: int = 16, synthetic: bool = False, **facts) -> Path:
+    torch.manual_seed(0)
+    plain = NetworkConfig(feature_dim=feature_dim, text_dim=feature_dim).to_dict()
+    config = NetworkConfig.from_dict(
+        {**plain, "dim": 16, "heads": 2, "encoder_layers": 1, "decoder_layers": 1, "queries": 6}
+    )
+    recorded = {"network": config.to_dict(), **facts}
+    told = training_facts(recorded, seen_classes=["run"], encoder=encoder, synthetic=synthetic)
+    return save_pretrained(folder, build_network(config), told)
+
+
+@pytest.fixture(scope="session")
+def model_folder(tmp_path_factory, tiny_clip) -> Path:
+    """An untrained network for features of the tiny CLIP at stride 4."""
+    encoder = ClipEncoder(tiny_clip["model"], "random").identity
+    config = {"window": {"mode": "slide", "size": 16}, "decode": {"soft_nms_sigma": 2.0}}
+    features = {"identity": f"{encoder} dim=16 stride=4 videos=3 0123"}
+    return save_tiny(tmp_path_factory.mktemp("model"), encoder, config=config, features=features)
+
+
+@pytest.fixture(scope="session")
+def videos(tmp_path_factory) -> Path:
+    """clip_a (60 frames at 25/s, 2.4 s) and clip_b (40 frames, 1.6 s)."""
+    folder = tmp_path_factory.mktemp("videos")
+    numbered_clip(folder / "clip_a.mp4", count=60)
+    numbered_clip(folder / "clip_b.mp4", count=40)
+    return folder

@@ -1,0 +1,192 @@
+"""`psftr predict` and `psftr report` through the front door, on a tiny CLIP with random weights."""
+
+import json
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from clips import numbered_clip
+from front_door import psftr
+
+from psftr.clip import ClipEncoder
+from psftr.data.annotations import Action, Annotations, Video, write_annotations
+from psftr.methods.psftr.build import NetworkConfig, build_network
+from psftr.methods.psftr.export import save_pretrained, training_facts
+from psftr.predictions import read_predictions
+
+TINY_CLIP = str(Path(__file__).resolve().parents[1] / "tiny_clip.json")
+ENCODER = ["--model", TINY_CLIP, "--pretrained", "random", "--device", "cpu"]
+LABELS = ["--labels", "high jump", "pole vault"]
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory) -> Path:
+    """videos/clip_a.mp4 and clip_b.mp4, model/, truth.json."""
+    folder = tmp_path_factory.mktemp("place")
+    (folder / "videos").mkdir()
+    numbered_clip(folder / "videos" / "clip_a.mp4", count=60)
+    numbered_clip(folder / "videos" / "clip_b.mp4", count=40)
+    torch.manual_seed(0)
+    plain = NetworkConfig(feature_dim=16, text_dim=16).to_dict()
+    small = {"dim": 16, "heads": 2, "encoder_layers": 1, "decoder_layers": 1, "queries": 6}
+    config = NetworkConfig.from_dict({**plain, **small})
+    recorded = {"network": config.to_dict(), "config": {"window": {"size": 16}, "decode": {"soft_nms_sigma": 2.0}}}
+    identity = ClipEncoder(TINY_CLIP, "random").identity
+    facts = training_facts(recorded, seen_classes=["run"], encoder=identity, synthetic=False)
+    save_pretrained(folder / "model", build_network(config), facts)
+    actions = (Action(0.2, 1.0, "high jump"), Action(1.2, 2.0, "pole vault"))
+    subsets = {"clip_a": "test", "clip_b": "training"}
+    write_annotations(
+        folder / "truth.json",
+        Annotations({name: Video(name, subset, 2.4, 25.0, actions) for name, subset in subsets.items()}),
+    )
+    return folder
+
+
+@pytest.fixture(scope="module")
+def done(place):
+    return psftr(
+        "predict", "videos", *LABELS, "--checkpoint", "model", *ENCODER, "--stride", "4", "--out", "out",
+        "--ground-truth", "truth.json", "--fiftyone", "--activitynet", cwd=place,
+    )  # fmt: skip
+
+
+def test_predict_writes_every_output(place, done):
+    names = {path.name for path in (place / "out").iterdir()}
+    assert names == {
+        "predictions.json", "predictions.csv", "activitynet.json", "labels.json", "report.html", "features",
+        "clip_a.srt", "clip_a.vtt", "clip_a.png", "clip_b.srt", "clip_b.vtt", "clip_b.png",
+    }  # fmt: skip
+    found = read_predictions(place / "out" / "predictions.json")
+    assert list(found.detections) == ["clip_a", "clip_b"]
+    assert found.provenance.config["labels"] == ["high jump", "pole vault"]
+    assert all(d.end_s <= 2.4 for d in found.detections["clip_a"])
+    assert all(d.end_s <= 1.6 for d in found.detections["clip_b"])
+
+
+def test_predict_prints_a_short_table(done):
+    assert "untrained weights" in done.stdout
+    assert "clip_a" in done.stdout
+    assert "start s" in done.stdout
+    assert "  out/report.html" in done.stdout
+
+
+def test_ground_truth_is_scored_and_drawn(place, done):
+    page = (place / "out" / "report.html").read_text(encoding="utf-8")
+    assert "mAP in percent by tIoU" in page
+    data = json.loads(page.split('id="data">')[1].split("</script>")[0])
+    assert data[0]["videos"][0]["t"] == [0, 20, 100, 1, 120, 200]
+    assert data[0]["videos"][0]["src"] == "../videos/clip_a.mp4"
+
+
+def test_labels_from_a_file_and_features_kept(place, done):
+    (place / "names.txt").write_text("# two\nhigh jump\n\npole vault\n")
+    store = next((place / "out" / "features").iterdir())
+    again = psftr(
+        "predict", "--features", str(store), "--videos", "clip_b", "--labels-file", "names.txt",
+        "--checkpoint", "model", *ENCODER, "--out", "again", "--no-pictures", cwd=place,
+    )  # fmt: skip
+    assert again.returncode == 0
+    first = read_predictions(place / "out" / "predictions.json").detections["clip_b"]
+    assert read_predictions(place / "again" / "predictions.json").detections == {"clip_b": first}
+    assert not list((place / "again").glob("*.png"))
+
+
+def test_without_a_checkpoint_the_baseline_says_its_name(place):
+    done = psftr("predict", "videos/clip_a.mp4", *LABELS, *ENCODER, "--out", "base", "--no-pictures", cwd=place)
+    assert "no --checkpoint given: running the training-free CLIP baseline (clip-baseline)" in done.stdout
+    assert read_predictions(place / "base" / "predictions.json").provenance.method == "clip-baseline"
+
+
+def test_one_bad_video_is_named_and_the_others_finish(place, tmp_path):
+    shutil.copytree(place / "videos", tmp_path / "videos")
+    (tmp_path / "videos" / "broken.mp4").write_bytes(b"no video")
+    done = psftr("predict", "videos", *LABELS, *ENCODER, "--out", "o", "--no-pictures", cwd=tmp_path, check=False)
+    assert done.returncode == 1
+    assert "broken failed: " in done.stderr
+    assert "not readable as a video" in done.stderr
+    assert list(read_predictions(tmp_path / "o" / "predictions.json").detections) == ["clip_a", "clip_b"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["videos"], 'say what to look for, with --labels "high jump" "pole vault"'),
+        (LABELS, "no videos: name video files, or a feature store"),
+        (["videos", *LABELS, "--videos", "clip_a"], "--videos chooses among the videos of --features STORE"),
+        (["nowhere.mp4", *LABELS, *ENCODER], "video nowhere.mp4 not found"),
+        (["videos", *LABELS, "--checkpoint", "nowhere"], "nowhere: no such run folder, model folder or checkpoint"),
+        (["videos", *LABELS, "--max-per-video", "0"], "--max-per-video must be at least 1, got 0"),
+        (["videos", *LABELS, *ENCODER, "--prompt", "a film"], "neither a preset"),
+    ],
+)
+def test_bad_input_is_one_line(place, arguments, told):
+    done = psftr("predict", *arguments, "--out", "bad", cwd=place, check=False)
+    assert done.returncode == 2
+    assert told in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+def test_missing_weights_name_the_file(place, monkeypatch):
+    """No network here: the error says which file to get and where to put it."""
+    import socket
+
+    def unreachable(*_, **__):
+        raise socket.gaierror("no network")
+
+    monkeypatch.setattr(socket, "getaddrinfo", unreachable)
+    for name in [key for key in os.environ if key.lower().endswith("_proxy")]:
+        monkeypatch.delenv(name)
+    done = psftr("predict", "videos", *LABELS, "--model", "RN50", "--device", "cpu", cwd=place, check=False)
+    assert done.returncode == 2
+    assert "cannot be downloaded" in done.stderr
+    assert "--pretrained FILE" in done.stderr
+
+
+def test_report_of_ones_own_data(place, done):
+    told = psftr(
+        "report", "out/predictions.json", "--annotations", "truth.json", "--subset", "test", "--tious", "0.3", "0.5",
+        "--out", "pages/own.html", "--videos-dir", "videos", "--figures", "figures", cwd=place,
+    )  # fmt: skip
+    page = (place / "pages" / "own.html").read_text(encoding="utf-8")
+    assert "@0.30" in page
+    assert "../videos/clip_a.mp4" in page
+    assert "pages/own.html" in told.stdout
+    assert {path.name for path in (place / "figures").iterdir()} >= {"classes.png", "timeline-clip_a.png"}
+
+
+def test_report_of_a_sweep(sweep, workplace):
+    """Two of the ten splits, from the runs' own predictions."""
+    psftr("evaluate", f"run={sweep.name}", "figures=false", cwd=workplace)
+    files = [str(path.relative_to(workplace)) for path in sorted(sweep.glob("*/predictions.json"))]
+    assert len(files) == 2
+    annotations = "data/synthetic/annotations.json"
+    done = psftr("report", *files, "--annotations", annotations, "--out", "two.html", cwd=workplace)
+    page = (workplace / "two.html").read_text(encoding="utf-8")
+    assert "[SYNTHETIC]" in done.stdout
+    assert "SPLITS 2, 3, 4, 5, 6, 7, 8, 9 MISSING" in page
+    assert page.count('class="of-file"') == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["--dataset", "thumos14", "--subset", "test"], "--dataset sets subset and tIoUs"),
+        (["--index", "0"], "--index needs --splits-dir DIR"),
+        (["--splits-dir", "x"], "needs --index with one split for each of the 1 files"),
+        (["--subset", "nope"], "no video is in subset 'nope'"),
+    ],
+)
+def test_report_bad_input(place, done, arguments, told):
+    bad = psftr("report", "out/predictions.json", "--annotations", "truth.json", *arguments, cwd=place, check=False)
+    assert bad.returncode == 2
+    assert told in bad.stderr
+    assert bad.stderr.count("\n") == 1
+
+
+def test_report_needs_files_that_are_there(place, done):
+    bad = psftr("report", "none.json", "--annotations", "truth.json", cwd=place, check=False)
+    assert bad.returncode == 2
+    assert "none.json: no such predictions file" in bad.stderr
