@@ -27,6 +27,7 @@ class TransformersMLLM:
 
     identity names the weights. batch_rows: (frame, prompt) pairs per forward pass. frame_size: longer side in pixels
     before the processor's own resizing. literal: only the tokens `Yes` and `No` count, not their other spellings.
+    max_tokens: no answer is longer, whatever is asked for.
     """
 
     def __init__(
@@ -38,6 +39,7 @@ class TransformersMLLM:
         batch_rows: int = 16,
         frame_size: int = 448,
         literal: bool = False,
+        max_tokens: int | None = None,
         budget: Budget | None = None,
     ) -> None:
         if batch_rows < 1:
@@ -45,7 +47,9 @@ class TransformersMLLM:
         self.model = model.eval().requires_grad_(False)
         self.processor = processor
         self.processor.tokenizer.padding_side = "left"  # so that the last position is the answer's in every row
-        self.identity = f"{identity}:{frame_size}px{':literal' if literal else ''}"
+        limit = f":{max_tokens}tokens" if max_tokens else ""
+        self.identity = f"{identity}:{frame_size}px{limit}{':literal' if literal else ''}"
+        self.max_tokens = max_tokens
         self.batch_rows, self.frame_size = batch_rows, frame_size
         self.budget = budget or Budget()
         self.yes_ids, self.no_ids = answer_tokens(processor.tokenizer, literal=literal)
@@ -76,8 +80,9 @@ class TransformersMLLM:
         self.budget.spend()
         inputs = self._inputs([self._images(frames)], [prompt])
         options = {"do_sample": True, "temperature": temperature} if temperature > 0 else {"do_sample": False}
+        limit = min(max_tokens, self.max_tokens or max_tokens)
         with torch.inference_mode():
-            tokens = self.model.generate(**inputs, max_new_tokens=max_tokens, **options)
+            tokens = self.model.generate(**inputs, max_new_tokens=limit, **options)
         new = tokens[0, inputs["input_ids"].shape[1] :]
         return self.processor.tokenizer.decode(new, skip_special_tokens=True).strip()
 

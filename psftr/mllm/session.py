@@ -67,7 +67,7 @@ class Session:
 
     def __init__(self, model: MLLM, cache: AnswerCache | None = None) -> None:
         self.model = model
-        self.cache = cache or AnswerCache()
+        self.cache = AnswerCache() if cache is None else cache  # an empty one is falsy
         self.counts = Counts()
         self._used: dict[str, Any] = {}
 
