@@ -33,7 +33,7 @@ from psftr.data.shards import ShardedStore
 from psftr.errors import PsftrError
 from psftr.video import SUFFIXES, SampledFrame, Shortfall, VideoSummary, num_rows, probe_video, sample_video
 
-DEFAULT_STRIDE = 8  # THUMOS14; the paper's peers take 16 for ActivityNet
+DEFAULT_STRIDE = 8  # THUMOS14; 16 for ActivityNet
 _POLL_S = 0.2  # how soon a blocked decoder thread notices that the run is over
 
 
@@ -146,22 +146,24 @@ def extract(
     *,
     encoder: ClipEncoder,
     store: ShardedStore,
-    stride: int = DEFAULT_STRIDE,
+    stride: int | None = None,
     batch_size: int | None = None,
     workers: int | None = None,
     decoder: str = "pyav",
     progress: Callable[[Progress], None] = lambda _: None,
 ) -> ExtractReport:
-    """Extract every video that `store` does not hold, and `store.finish()`.
+    """Extract every video that `store` does not hold, at the store's stride, and `store.finish()`.
 
     A video that cannot be read is reported and the others go on; what cannot be written (OSError) ends the run.
+    Raises PsftrError if `stride` is given and not the store's.
     """
+    if stride not in (None, store.stride):
+        raise PsftrError(f"{store.out} is for stride {store.stride}, not {stride}; open another store")
     todo = [video for video in videos if video.video_id not in store]
     run = _Run(
         todo,
         encoder=encoder,
         store=store,
-        stride=stride,
         batch_size=batch_size or default_batch_size(encoder.device),
         workers=workers or default_workers(encoder.device),
         decoder=decoder,
@@ -211,13 +213,12 @@ class _Run:
         *,
         encoder: ClipEncoder,
         store: ShardedStore,
-        stride: int,
         batch_size: int,
         workers: int,
         decoder: str,
         progress: Callable[[Progress], None],
     ) -> None:
-        self.encoder, self.store, self.stride = encoder, store, stride
+        self.encoder, self.store, self.stride = encoder, store, store.stride
         self.batch_size, self.decoder, self.progress = batch_size, decoder, progress
         self.works = [_Work(video, _size(video.path)) for video in videos]
         self.waiting: queue.SimpleQueue[_Work] = queue.SimpleQueue()
@@ -379,15 +380,13 @@ class _Run:
             facts["shortfall"] = str(summary.shortfall)
             numbers = asdict(summary.shortfall)
             facts.update({name: value for name, value in numbers.items() if value is not None})
-        self.store.add(
-            work.video.video_id,
-            features,
-            facts=facts,
-            fps=summary.fps,
-            num_frames=summary.num_frames,
-            duration_s=summary.duration_s,
-        )
-        self.written.append(work.video.video_id)
+        timeline = {"fps": summary.fps, "num_frames": summary.num_frames, "duration_s": summary.duration_s}
+        try:
+            self.store.add(work.video.video_id, features, facts=facts, **timeline)
+        except PsftrError as error:  # features that are not finite in the store's precision
+            self.failed.append((work.video.video_id, str(error)))
+        else:
+            self.written.append(work.video.video_id)
 
     def _collect_writes(self) -> None:
         """Raise what the writer met (a full disk) as soon as it is known."""

@@ -19,4 +19,4 @@ def tiny_encoder(**how) -> ClipEncoder:
 def extract_tiny(videos: Path, out: Path, *, stride: int = 4, encoder=None, **how) -> ExtractReport:
     encoder = encoder or tiny_encoder()
     store = ShardedStore(out, encoder=encoder.identity, dim=encoder.dim, stride=stride)
-    return extract(find_videos([videos]), encoder=encoder, store=store, stride=stride, batch_size=8, **how)
+    return extract(find_videos([videos]), encoder=encoder, store=store, batch_size=8, **how)

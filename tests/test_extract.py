@@ -72,7 +72,7 @@ def test_features_are_open_clips_own(videos, tmp_path, encoder, monkeypatch, wor
 def test_float32_features_agree_to_1e_5(videos, tmp_path, encoder):
     store = ShardedStore(tmp_path / "f", encoder=encoder.identity, dim=16, stride=5, dtype="float32")
     one = find_videos([videos / "clip_03.mp4"])
-    extract(one, encoder=encoder, store=store, stride=5, batch_size=3)
+    extract(one, encoder=encoder, store=store, batch_size=3)
     with av.open(str(one[0].path)) as container:
         images = [frame.to_image() for frame in container.decode(video=0)]  # 26: rows 2, 7, 12, 17, 22, 25
     assert len(images) == 26
@@ -96,7 +96,7 @@ def test_a_folder_and_a_file_hold_the_same_and_a_second_run_skips(videos, tmp_pa
 def test_a_file_grows_by_new_videos(videos, tmp_path, encoder):
     for _ in range(2):
         store = ShardedStore(tmp_path / "f.h5", encoder=encoder.identity, dim=16, stride=4)
-        extract(find_videos([videos])[:5], encoder=encoder, store=store, stride=4)
+        extract(find_videos([videos])[:5], encoder=encoder, store=store)
     before = contents(tmp_path / "f.h5")
     report = extract_tiny(videos, tmp_path / "f.h5", encoder=encoder)
     after = contents(tmp_path / "f.h5")
@@ -111,7 +111,7 @@ def test_shards_of_several_machines_are_one_store(videos, tmp_path, encoder):
     assert {len(shard) for shard in shards} == {4}
     for shard in shards:
         store = ShardedStore(tmp_path / "all", encoder=encoder.identity, dim=16, stride=4)
-        assert len(extract(shard, encoder=encoder, store=store, stride=4).written) == 4
+        assert len(extract(shard, encoder=encoder, store=store).written) == 4
     assert len(FeatureStore(tmp_path / "all")) == 12
     for bad in ("0/3", "4/3", "1", "a/b", "-1/2"):
         with pytest.raises(PsftrError, match="is not i/n with i from 1 to n"):
@@ -124,6 +124,13 @@ def test_a_store_of_another_encoder_or_stride_is_not_added_to(videos, tmp_path, 
         ShardedStore(tmp_path / "f.h5", encoder=encoder.identity, dim=16, stride=8)
     with pytest.raises(PsftrError, match=r"holds open_clip:tiny_clip@\w+:random-seed0 with 16 .*, not other with 9"):
         ShardedStore(tmp_path / "f.h5", encoder="other", dim=9, stride=4)
+    with pytest.raises(PsftrError, match=r"f\.h5 is for stride 4, not 16; open another store"):
+        extract(
+            [],
+            encoder=encoder,
+            store=ShardedStore(tmp_path / "f.h5", encoder=encoder.identity, dim=16, stride=4),
+            stride=16,
+        )
     with pytest.raises(PsftrError, match=r"a file that does not end in \.h5"):
         ShardedStore(videos / "clip_00.mp4", encoder="e", dim=1, stride=4)
 

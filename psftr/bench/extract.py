@@ -69,7 +69,7 @@ def run_benchmark(
             store = ShardedStore(
                 Path(folder) / f"store{repeat}", encoder=encoder.identity, dim=encoder.dim, stride=stride
             )
-            report = extract(found, encoder=encoder, store=store, stride=stride, batch_size=batch_size, workers=workers)
+            report = extract(found, encoder=encoder, store=store, batch_size=batch_size, workers=workers)
             alone_s += _encode_all(frames[half:], encoder, batch_size)
             pipeline_fps.append(report.num_frames_encoded / report.elapsed_s)
             encoder_fps.append(len(frames) / alone_s)

@@ -119,7 +119,6 @@ def run(args: argparse.Namespace) -> int:
             videos,
             encoder=encoder,
             store=store,
-            stride=args.stride,
             batch_size=args.batch_size,
             workers=args.workers,
             decoder=args.decoder,

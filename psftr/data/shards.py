@@ -35,7 +35,7 @@ class ShardedStore:
         self.is_file = self.out.suffix in SUFFIXES
         self.folder = self.out.with_name(f"{self.out.name}.parts") if self.is_file else self.out
         self._writer_arguments: dict[str, Any] = {"encoder": encoder, "dim": dim, "dtype": dtype}
-        self._encoder, self._dim, self._stride = encoder, dim, stride
+        self._encoder, self._dim, self.stride = encoder, dim, stride
         if self.is_file and self.out.is_dir():
             raise PsftrError(f"{self.out} is a directory; name a store file, or a directory not ending in .h5")
         if not self.is_file and self.out.is_file():
@@ -58,7 +58,7 @@ class ShardedStore:
         temporary = _temporary(target)
         try:
             with FeatureWriter(temporary, **self._writer_arguments) as writer:
-                writer.write(video_id, features, stride=self._stride, **timeline)
+                writer.write(video_id, features, stride=self.stride, **timeline)
             with h5py.File(temporary, "r+") as file:
                 file["videos"][video_id].attrs.update(facts)
             _replace(temporary, target)
@@ -100,9 +100,9 @@ class ShardedStore:
             if there != asked or store.synthetic:
                 kind = "synthetic features" if store.synthetic else f"{there[0]} with {there[1]} dimensions"
                 raise PsftrError(f"{path} holds {kind}, not {asked[0]} with {asked[1]}; choose another --out")
-            strides = {store.timeline(video_id).stride for video_id in store.video_ids} - {self._stride}
+            strides = {store.timeline(video_id).stride for video_id in store.video_ids} - {self.stride}
             if strides:
-                raise PsftrError(f"{path} holds stride {min(strides)}, not {self._stride}; choose another --out")
+                raise PsftrError(f"{path} holds stride {min(strides)}, not {self.stride}; choose another --out")
             yield from store.video_ids
         finally:
             store.close()
