@@ -6,7 +6,6 @@ import statistics
 import tempfile
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -22,26 +21,6 @@ from psftr.video import sample_video
 _TICK = Fraction(1, 12800)  # divides the frame duration of the usual rates
 
 
-@dataclass(frozen=True)
-class ExtractBenchmark:
-    """Frames per second of each repeat, pipeline and encoder taking turns; `ratio` is the median of their ratios."""
-
-    encoder: str
-    device: str
-    precision: str
-    stride: int
-    batch_size: int
-    workers: int
-    num_videos: int
-    num_frames: int
-    pipeline_fps: tuple[float, ...]
-    encoder_fps: tuple[float, ...]
-
-    @property
-    def ratio(self) -> float:
-        return statistics.median(p / e for p, e in zip(self.pipeline_fps, self.encoder_fps))
-
-
 def run_benchmark(
     *,
     videos: Sequence[str | Path] = (),
@@ -49,11 +28,12 @@ def run_benchmark(
     stride: int = 8,
     batch_size: int | None = None,
     workers: int | None = None,
-    repeats: int = 3,
-) -> ExtractBenchmark:
-    """Encode the frames of `videos` (none: clips made for it) through `extract` and from memory, `repeats` times each.
+    rounds: int = 3,
+) -> dict[str, Any]:
+    """Encode the frames of `videos` (none: clips made for it) through `extract` and from memory, `rounds` times each.
 
     The pipeline decodes, resizes, encodes and writes a store; the encoder alone gets the very same uint8 frames.
+    `ratio` is the median over the rounds of pipeline to encoder, in frames per second.
     """
     batch_size = batch_size or default_batch_size(encoder.device)
     workers = workers or default_workers(encoder.device)
@@ -62,28 +42,40 @@ def run_benchmark(
         frames = _decode_all(found, encoder, stride)
         _encode_all(frames[:batch_size], encoder, batch_size)  # first calls allocate and choose kernels
         pipeline_fps, encoder_fps = [], []
-        for repeat in range(repeats):
+        for number in range(rounds):
             # Half of the encoder's turn before the pipeline's and half after: a machine that slows down slows both.
             half = len(frames) // 2
             alone_s = _encode_all(frames[:half], encoder, batch_size)
             store = ShardedStore(
-                Path(folder) / f"store{repeat}", encoder=encoder.identity, dim=encoder.dim, stride=stride
+                Path(folder) / f"store{number}", encoder=encoder.identity, dim=encoder.dim, stride=stride
             )
             report = extract(found, encoder=encoder, store=store, batch_size=batch_size, workers=workers)
             alone_s += _encode_all(frames[half:], encoder, batch_size)
             pipeline_fps.append(report.num_frames_encoded / report.elapsed_s)
             encoder_fps.append(len(frames) / alone_s)
-    return ExtractBenchmark(
-        encoder=encoder.identity,
-        device=str(encoder.device),
-        precision=encoder.precision,
-        stride=stride,
-        batch_size=batch_size,
-        workers=workers,
-        num_videos=len(found),
-        num_frames=len(frames),
-        pipeline_fps=tuple(pipeline_fps),
-        encoder_fps=tuple(encoder_fps),
+    return {
+        "encoder": encoder.identity,
+        "device": str(encoder.device),
+        "precision": encoder.precision,
+        "stride": stride,
+        "batch_size": batch_size,
+        "workers": workers,
+        "videos": len(found),
+        "frames": len(frames),
+        "rounds": rounds,
+        "pipeline_fps": pipeline_fps,
+        "encoder_fps": encoder_fps,
+        "ratio": statistics.median(p / e for p, e in zip(pipeline_fps, encoder_fps)),
+    }
+
+
+def render(result: dict[str, Any]) -> str:
+    return (
+        f"extraction, {result['encoder']} ({result['precision']} on {result['device']}), {result['frames']} frames of "
+        f"{result['videos']} videos at stride {result['stride']}: "
+        f"{statistics.median(result['pipeline_fps']):.1f} frames/s through the pipeline, "
+        f"{statistics.median(result['encoder_fps']):.1f} for the encoder alone on decoded frames: "
+        f"{result['ratio']:.2f} (median of {result['rounds']} rounds in turns)"
     )
 
 
