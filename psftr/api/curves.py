@@ -47,11 +47,11 @@ def score_curves(
     if len(labels) == 1:
         low, high = similarity.min(), similarity.max()
         values = (similarity - low) / max(high - low, 1e-9)
-        title = f"CLIP similarity, scaled over the video{times}"
+        title = f"text similarity, scaled over the video{times}"
     else:
         raised = np.exp(LOGIT_SCALE * (similarity - similarity.max(axis=1, keepdims=True)))
         values = raised / raised.sum(axis=1, keepdims=True)
-        title = f"label probability by CLIP similarity{times}"
+        title = f"label probability by text similarity{times}"
     return ScoreCurves(seconds, {label: values[:, k] * weight for k, label in enumerate(labels)}, title)
 
 

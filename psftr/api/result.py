@@ -151,7 +151,7 @@ class Result(Sequence[Detection]):
             own = annotations.with_videos(replace(video, subset=_SUBSET) for video in videos)
             is_scored = len(self) > 0 and bool(set(own.classes) & set(self.labels))
             own = own.only_classes(self.labels) if is_scored else own
-        protocol = protocol_of(Predictions({}), subset=_SUBSET)
+        protocol = replace(protocol_of(self.predictions, subset=_SUBSET), test_subset=_SUBSET)
         return write_report_page(
             path,
             {"predictions": self.predictions},

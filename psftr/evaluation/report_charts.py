@@ -87,7 +87,7 @@ def _data_scale(reports: Sequence[TenSplitReport]) -> str:
     for number, (report, group) in enumerate(zip(reports, points)):
         for x, y, index in group:
             hint = f"{ratio_text(report)} split {index}: {x} training videos, {y:.2f}"
-            chart.point(x, y, series=number % 6, hint=hint, text=str(index))
+            chart.point(x, y, series=number % 6, hint=hint, text=str(index) if len(every) <= 12 else "")
         told = f"{short_method(report.method)}, {ratio_text(report)}"
         videos, values = [x for x, _, _ in group], [y for _, y, _ in group]
         if len(group) > 2 and len(set(videos)) > 1 and len(set(values)) > 1:

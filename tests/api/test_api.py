@@ -304,6 +304,16 @@ def test_real_videos_last_as_long_as_their_annotations_say(shared_data, tiny_cli
         assert seconds == pytest.approx(known[canonical_id(video_id)].duration_s, abs=0.1)
 
 
+def test_interrupted_search_keeps_what_was_found(model, videos):
+    def stop(done, total):
+        raise KeyboardInterrupt
+
+    found = model.predict(videos, labels=LABELS, on_video=stop, returns_on_interrupt=True)
+    assert (found.videos, found.is_complete) == (("clip_a",), False)
+    with pytest.raises(KeyboardInterrupt):
+        model.predict(videos, labels=LABELS, on_video=stop)
+
+
 def test_temporary_features_go_with_the_result(model, videos, monkeypatch, tmp_path):
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     monkeypatch.setattr("tempfile.tempdir", None)
