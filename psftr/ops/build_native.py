@@ -1,7 +1,7 @@
-"""Compile the native CPU library: `python -m psftr.ops.build_native [FILE]`.
+"""Compile the native CPU library: `python psftr/ops/build_native.py [FILE]`.
 
-For developers, and for the wheels (setup.py); nothing at run time calls it. The compiler is $CC, or cc.
-Imports nothing of ours, so that setup.py can run it where torch is not installed.
+For developers, and for the wheels (setup.py); nothing at run time calls it. The compiler is $CC, or cc, or gcc. Only
+the standard library is imported: building a wheel must not need PyTorch.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ FLAGS = ["-std=gnu99", "-O3", "-fPIC", "-shared", "-fvisibility=hidden", "-Wall"
 
 
 def source_hash() -> str:
-    """Ties a compiled library to the source it came from."""
+    """Built into the library, and compared when it is loaded."""
     return hashlib.sha256(SOURCE.read_bytes()).hexdigest()[:16]
 
 

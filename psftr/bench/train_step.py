@@ -1,0 +1,89 @@
+"""`psftr bench train-step`: one training step of the paper's THUMOS14 network, our attention against grid_sample.
+
+Forward, matching, losses, backward and AdamW on random features (Table 6: dim 512, 2 encoder and 5 decoder layers,
+40 queries; windows of 128 rows, batches of 16). Both versions train the same network on the same batch in turns.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+from unittest import mock
+
+import torch
+from torch import Tensor
+
+from psftr.bench.baselines import grid_sample_attn
+from psftr.bench.timing import describe_machine, take_turns
+from psftr.data.datamodule import Batch, Target
+from psftr.methods.psftr import attention
+from psftr.methods.psftr.build import NetworkConfig, build_network
+from psftr.methods.psftr.criterion import Criterion
+from psftr.ops import selected_path, temporal_deform_attn
+
+CLASSES = 15  # seen classes of a 75/25 split of THUMOS14
+
+
+def make_batch(*, windows: int, length: int, dim: int) -> Batch:
+    """Random features, one to five actions per window, a few windows padded at the end."""
+    generator = torch.Generator().manual_seed(0)
+    padded = torch.arange(length) >= length - torch.arange(windows).unsqueeze(1) % 4 * (length // 8)
+    targets = []
+    for _ in range(windows):
+        count = int(torch.randint(1, 6, (), generator=generator))
+        segments = torch.rand(count, 2, generator=generator) * torch.tensor([0.6, 0.2]) + torch.tensor([0.2, 0.02])
+        targets.append(Target(torch.randint(CLASSES, (count,), generator=generator), segments))
+    return Batch(
+        features=torch.randn(windows, length, dim, generator=generator),
+        is_padding=padded,
+        is_action=(torch.rand(windows, length, generator=generator) < 0.3).float(),
+        targets=tuple(targets),
+        windows=(),
+    )
+
+
+def run_benchmark(*, rounds: int, device: torch.device, precision: str = "fp32") -> dict[str, Any]:
+    """Seconds per step with each attention, and the ratio, measured in turns; precision "bf16" is autocast."""
+    torch.manual_seed(0)
+    config = NetworkConfig()
+    network = build_network(config).to(device).train()
+    optimizer = torch.optim.AdamW(network.parameters(), lr=1e-4)
+    criterion = Criterion()
+    batch = make_batch(windows=16, length=128, dim=config.feature_dim).to(device)
+    text = torch.randn(CLASSES, config.text_dim).to(device)
+
+    def step(attend: Callable[..., Tensor]) -> Callable[[], None]:
+        def run() -> None:
+            with mock.patch.object(attention, "temporal_deform_attn", attend):
+                with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
+                    outputs = network(batch.features, batch.is_padding, text)
+                loss = criterion(outputs, batch)["total"]
+                optimizer.zero_grad()
+                loss.backward()
+                optimizer.step()
+            if device.type == "cuda":
+                torch.cuda.synchronize(device)
+
+        return run
+
+    ours = selected_path(device)
+    times = take_turns({"grid_sample": step(grid_sample_attn), "ours": step(temporal_deform_attn)}, rounds=rounds)
+    return {
+        "machine": describe_machine(device),
+        "path": str(ours),
+        "precision": precision,
+        "rounds": rounds,
+        "grid_sample_s": times["grid_sample"].median_s,
+        "ours_s": times["ours"].median_s,
+        "ratio": times["ours"].times_faster_than(times["grid_sample"]),
+    }
+
+
+def render(result: dict[str, Any]) -> str:
+    return (
+        f"{result['machine']}\n"
+        f"training step, THUMOS14 configuration, batch 16, {result['precision']}: "
+        f"{result['grid_sample_s']:.3f} s with grid_sample, "
+        f"{result['ours_s']:.3f} s with ours ({result['path']}): {result['ratio']:.2f} times faster "
+        f"(median of {result['rounds']} rounds in turns)"
+    )
