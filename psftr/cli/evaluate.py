@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from psftr.cli.present import compare_settings, show
+from psftr.cli.present import compare_settings, draw_example, show
 from psftr.cli.run_folder import RunFolder, find_runs, planned_overrides
 from psftr.errors import PsftrError
 
@@ -88,22 +88,44 @@ def evaluate_folder(config: Config, given: set[str]) -> float:
     for label, members in settings.items():
         jobs = [job for job in planned if matches(job, members[0])]
         expected = sorted({int(job["split.index"]) for job in jobs if "split.index" in job})
-        evaluations, baselines = [], []
+        evaluations, baselines, files = [], [], {}
         for member in members:
             job = run_job(member, config, given)
-            evaluations.append(job.evaluate())
+            files[f"psftr, split {job.dataset.split.index}"] = predictions = job.predictions()
+            evaluations.append(job.score(predictions))
             if config["baseline"]:
-                baselines.append(job.evaluate_baseline())
+                name = f"clip_baseline, split {job.dataset.split.index}"
+                files[name] = predictions = baseline_predictions(job.config, job.dataset)
+                baselines.append(job.score(predictions))
         indices = expected or sorted({e.split.index for e in evaluations if e.split})
         report = aggregate(evaluations, expected=indices)
         baseline = aggregate(baselines, expected=indices) if baselines else None
         if label:
             log.info("=== %s", label)
         show(report, baseline, root / slug(label), figures=config["figures"])
+        if config["figures"]:
+            show_page(root / slug(label), files, job, report)
         reports[label] = report
     if len(reports) > 1:
         compare_settings(reports, finished[0].read()["config"].get("paper_table"), root, figures=config["figures"])
     return max(report.average.mean for report in reports.values())
+
+
+def show_page(out: Path, files: dict[str, Predictions], job: Job, report: TenSplitReport) -> None:
+    """The HTML page over all predictions of a setting, and one test video's timeline."""
+    from psftr.evaluation.report_page import write_report_page
+
+    page = write_report_page(
+        out / "report.html",
+        files,
+        annotations=job.dataset.annotations,
+        protocol=report.protocol,
+        expected_splits=report.expected,
+        title=f"psftr on {job.dataset.name}",
+    )
+    own = files[f"psftr, split {job.dataset.split.index}"]
+    picture = draw_example(out / "timeline.png", own, job.dataset, job.config)
+    log.info("  %s\n  %s", page, picture)
 
 
 def say_what_is_missing(
@@ -182,8 +204,8 @@ class Job:
     device: str
     redo: bool
 
-    def evaluate(self) -> Evaluation:
-        return score(self.predictions(), self.dataset, self.protocol_name, exclude=self.config["dataset"]["exclude"])
+    def score(self, predictions: Predictions) -> Evaluation:
+        return score(predictions, self.dataset, self.protocol_name, exclude=self.config["dataset"]["exclude"])
 
     def predictions(self) -> Predictions:
         """Read from the run folder if they are those of these weights and this decoding, else made and written."""
@@ -230,10 +252,6 @@ class Job:
             **self.dataset.provenance(),
         )
         return Predictions(detections, provenance)
-
-    def evaluate_baseline(self) -> Evaluation:
-        predictions = baseline_predictions(self.config, self.dataset)
-        return score(predictions, self.dataset, self.protocol_name, exclude=self.config["dataset"]["exclude"])
 
 
 def run_job(folder: RunFolder, config: Config, given: set[str]) -> Job:

@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from psftr.cli.objects import Config, Dataset
     from psftr.evaluation.aggregate import TenSplitReport
+    from psftr.predictions import Predictions
 
 log = logging.getLogger("psftr")
 
@@ -69,3 +71,32 @@ def compare_settings(reports: dict[str, TenSplitReport], table: str | None, out:
             paper = {method: average for (method, of), average in printed.items() if of == ratio}
             paths.append(plot_ablation(out / f"settings_{ratio}.png", rows, name=name, paper=paper or None))
     log.info("written:\n%s", "\n".join(f"  {path}" for path in paths))
+
+
+def draw_example(path: Path, predictions: Predictions, dataset: Dataset, config: Config) -> Path:
+    """The timeline of the first test video, by id, that has two actions or more of unseen classes: not a chosen one."""
+    from psftr.api.curves import score_curves
+    from psftr.cli.objects import load_class_text
+    from psftr.evaluation.timeline import draw_timeline
+
+    unseen = dataset.split.unseen
+    annotated = dataset.annotations.only_classes(unseen).videos
+    candidates = sorted(video_id for video_id in predictions.detections if video_id in annotated)
+    video = annotated[next((v for v in candidates if len(annotated[v].actions) > 1), candidates[0])]
+    found = predictions.detections[video.video_id]
+    best = max((d.score for d in found), default=0.0)
+    features = dataset.store.read(video.video_id)
+    text = load_class_text(config, dataset.store, unseen).select(unseen)
+    curves = score_curves(features, unseen, text.numpy())
+    marks = "[SYNTHETIC] " if dataset.store.synthetic else ""
+    return draw_timeline(
+        path,
+        title=f"{marks}{video.video_id}, {dataset.name} split {dataset.split.ratio}/{dataset.split.index}",
+        duration_s=features.duration_s,
+        detections=[d for d in found if d.score >= best / 2],
+        ground_truth=video.actions,
+        curves={label: (curves.seconds, values) for label, values in curves.values.items()},
+        curve_title=curves.title,
+        note="detections with at least half the best score of the video",
+        most_labels=5,
+    )
