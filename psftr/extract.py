@@ -31,7 +31,16 @@ from psftr.clip import ClipEncoder
 from psftr.data.annotations import canonical_id
 from psftr.data.shards import ShardedStore
 from psftr.errors import PsftrError
-from psftr.video import SUFFIXES, SampledFrame, Shortfall, VideoSummary, num_rows, probe_video, sample_video
+from psftr.video import (
+    SUFFIXES,
+    SampledFrame,
+    Shortfall,
+    VideoSummary,
+    check_decoder,
+    num_rows,
+    probe_video,
+    sample_video,
+)
 
 DEFAULT_STRIDE = 8  # THUMOS14; 16 for ActivityNet
 _POLL_S = 0.2  # how soon a blocked decoder thread notices that the run is over
@@ -159,6 +168,7 @@ def extract(
     """
     if stride not in (None, store.stride):
         raise PsftrError(f"{store.out} is for stride {store.stride}, not {stride}; open another store")
+    check_decoder(decoder)
     todo = [video for video in videos if video.video_id not in store]
     run = _Run(
         todo,

@@ -14,6 +14,7 @@ that was cut between two frames is a shorter video like any other.)
 
 from __future__ import annotations
 
+import importlib
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -97,6 +98,24 @@ def row_frame(row: int, *, stride: int, num_frames: int) -> int:
     return min(row * stride + stride // 2, num_frames - 1)
 
 
+def check_decoder(decoder: str) -> None:
+    """Raise PsftrError if `decoder` is unknown or not installed. PyAV is needed in any case, for the timeline."""
+    if decoder not in DECODERS:
+        raise PsftrError(f"decoder {decoder!r} is unknown; choose one of {', '.join(DECODERS)}")
+    try:
+        importlib.import_module("av")
+    except ImportError as error:
+        raise PsftrError("reading videos needs PyAV: install psftr with its extra 'video'") from error
+    if decoder == "torchcodec":
+        try:
+            importlib.import_module("torchcodec.decoders")
+        except (ImportError, RuntimeError, OSError) as error:  # it also fails where it finds no FFmpeg libraries
+            reason = one_line_reason(error)[:120]
+            raise PsftrError(
+                f"decoder=torchcodec cannot be used ({reason}); install torchcodec, or use decoder=pyav"
+            ) from error
+
+
 def sample_video(
     video: str | Path | VideoProbe,
     *,
@@ -112,8 +131,7 @@ def sample_video(
     """
     if stride < 1:
         raise PsftrError(f"stride must be at least 1 frame, got {stride}")
-    if decoder not in DECODERS:
-        raise PsftrError(f"decoder {decoder!r} is unknown; choose one of {', '.join(DECODERS)}")
+    check_decoder(decoder)
     probe = video if isinstance(video, VideoProbe) else probe_video(video)
     if decoder == "torchcodec":
         return _sample_with_torchcodec(probe, stride=stride, emit=emit, threads=threads)
@@ -234,13 +252,8 @@ def _sample_with_torchcodec(
     probe: VideoProbe, *, stride: int, emit: Callable[[SampledFrame], None], threads: int
 ) -> VideoSummary:
     """The same rows through torchcodec, which seeks to each: faster at large strides, blind to damage in between."""
-    try:
-        from torchcodec.decoders import VideoDecoder
-    except (ImportError, RuntimeError) as error:
-        reason = one_line_reason(error)[:120]
-        raise PsftrError(
-            f"decoder=torchcodec cannot be used ({reason}); install torchcodec, or use decoder=pyav"
-        ) from error
+    from torchcodec.decoders import VideoDecoder
+
     num_frames = round(probe.total_s * probe.fps)
     total, fps, origin_s = num_rows(num_frames, stride), float(probe.fps), float(probe.origin_s)
     frames = [row_frame(row, stride=stride, num_frames=num_frames) for row in range(total)]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import h5py
 import pytest
 from clips import FASTSTART, numbered_clip
@@ -91,11 +93,13 @@ def test_shards_go_to_one_folder(videos, tmp_path):
         (["{videos}", "--out", "f.h5", "--stride", "0"], "--stride must be at least 1, got 0"),
         (["{videos}", "--out", "f.h5", "--workers", "-1"], "--workers must be at least 1, got -1"),
         (["{videos}", "--out", "f.h5", "--model", "ViT-B/17"], "open_clip has no model 'ViT-B/17'; nearest: "),
+        (["{videos}", "--out", "f.h5", *TINY, "--decoder", "torchcodec"], "decoder=torchcodec cannot be used"),
         (["{videos}", "--out", "f.h5", "--device", "gpu"], "device 'gpu' is unknown; try cpu or cuda"),
     ],
 )
 def test_mistakes_cost_one_line_and_exit_2(videos, tmp_path, capsys, monkeypatch, arguments, message):
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(sys.modules, "torchcodec.decoders", None)
     assert extract(*(str(a).format(videos=videos) for a in arguments)) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("psftr extract: error: ")
