@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from psftr.cli.cascade_models import Result, locate_videos, mllm_result, reconstruction
+from psftr.cli.cascade_models import Result, locate_videos, mllm_result, reconstruction, stage_file
 from psftr.cli.evaluate import baseline_predictions, pick_device, score, test_video_ids, text_facts
 from psftr.cli.objects import Config, choice_error, load_class_text, load_dataset, plain, text_encoder
 from psftr.errors import PsftrError
@@ -29,7 +29,7 @@ frame, put instances together. Writes predictions.json and stages.json (how each
 
 examples:
   psftr cascade                                                       the embedded synthetic world, CLIP backend
-  psftr cascade dataset=thumos14 split.index=0 backend=clip stages=stages/thumos14.yaml
+  psftr cascade dataset=thumos14 split.index=0 backend=clip stages=thumos14
   psftr cascade 'videos=[jump.mp4]' 'labels=[high jump,pole vault]' backend=server backend.base_url=URL dry_run=true
   psftr cascade dataset=thumos14 videos_dir=videos backend=qwen backend@planner=deepseek backend.budget=20000
 
@@ -37,7 +37,7 @@ main keys:
   backend=clip          CLIP features and a stage file, no multimodal model; qwen, llava: transformers;
                         server: OpenAI-compatible (the key comes from the environment variable backend.api_key_env)
   backend@planner=…     another model for dividing actions into stages
-  stages=FILE           stage plans, YAML or JSON; stages_text=FILE their embeddings
+  stages=FILE|thumos14  stage plans, YAML or JSON, or those that come with psftr; stages_text=FILE their embeddings
   compat=true           as the released code was observed to do it
   dry_run=true          print how many questions a run may ask
   record=FILE           keep all answers for backend=replay backend.file=FILE
@@ -166,8 +166,9 @@ def stage_texts(
     from psftr.methods.cascade.synthetic_stages import embed_synthetic, synthetic_plans
     from psftr.text import TextEmbeddings, load_text
 
-    if config["stages"]:
-        plans = read_stage_file(config["stages"])
+    file = stage_file(config)
+    if file:
+        plans = read_stage_file(file)
     elif synthetic:
         plans = synthetic_plans(names)
         log.info("stage plans of the synthetic classes: %s", write_stage_file(out / "stages.yaml", plans))
@@ -195,7 +196,8 @@ def clip_on_videos(config: Config, names: Sequence[str], found: Mapping[str, Pat
 
     settings = config["encoder"]
     encoder = ClipEncoder(settings["model"], settings["pretrained"], device=pick_device(config["device"]))
-    plans = read_stage_file(config["stages"]) if config["stages"] else {}
+    file = stage_file(config)
+    plans = read_stage_file(file) if file else {}
     plans |= {name: one_stage_plan(name) for name in names if name not in plans}
     sentences = stage_sentences(plans, names)
     cascade = clip_cascade(

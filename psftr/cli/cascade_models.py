@@ -46,6 +46,17 @@ def reconstruction(config: Config) -> ReconstructionConfig:
     return ReconstructionConfig(**config["reconstruction"])
 
 
+def stage_file(config: Config) -> Path | None:
+    """The stage file named by the user: a path, or the name of one that comes with psftr (conf/plans)."""
+    from psftr.cli.hydra_app import conf_dir
+
+    given = config["stages"]
+    if not given:
+        return None
+    shipped = conf_dir() / "plans" / f"{given}.yaml"
+    return shipped if shipped.is_file() and not Path(given).exists() else Path(given)
+
+
 def mllm_result(config: Config, names: Sequence[str], found: Mapping[str, Path], out: Path) -> Result | None:
     """Ask a model about every video not finished yet. None after a dry run."""
     from psftr.methods.cascade.frames import Journal, count_frames, read_frames
@@ -53,7 +64,8 @@ def mllm_result(config: Config, names: Sequence[str], found: Mapping[str, Path],
     from psftr.methods.cascade.stages import read_stage_file
 
     settings = mllm_config(config)
-    plans = read_stage_file(config["stages"]) if config["stages"] else {}
+    file = stage_file(config)
+    plans = read_stage_file(file) if file else {}
     if config["dry_run"]:
         counts = [count_frames(p, fps=settings.fps, max_frames=settings.max_frames) for p in found.values()]
         log.info("dry run: %s", plan_questions(counts, names, plans, compat=settings.compat))

@@ -109,18 +109,18 @@ def score_per_video(
 
 
 def per_video_text(results: Mapping[str, PerVideoAp], *, protocol: Protocol, synthetic: bool, ratio: int) -> str:
-    """Methods scored per video above the paper's printed rows of the same data set and ratio."""
+    """Methods scored per video above the paper's printed rows of the same data set and ratio, if they are of videos."""
     tious = next(iter(results.values())).tious
 
     def cells(per_tiou: Sequence[float], average: float) -> list[str]:
         return [f"{value:.2f}" for value in (*per_tiou, average)]
 
     body = [[name, *cells([100 * ap for ap in r.per_tiou], 100 * r.average)] for name, r in results.items()]
-    rows = [row for row in PAPER_ROWS if (row.dataset, row.ratio) == (protocol.dataset, ratio)]
+    rows = [row for row in PAPER_ROWS if (row.dataset, row.ratio) == (protocol.dataset, ratio) and not synthetic]
     printed = [[f"{row.method} ({row.source})", *cells([row.per_tiou[t] for t in tious], row.average)] for row in rows]
     caption = f"{marks(protocol, synthetic)}{LABEL}; %, mean over videos"
     if rows:
-        caption += "; below the line: as printed, of real videos with the paper's own models, mean over splits"
+        caption += "; below the line: as printed, with the paper's own models, mean over splits"
     elif synthetic:
         caption += "; the paper's numbers are of real videos and have no place here"
     return f"{wrap(caption)}\n{table(['method', *(f'@{t:.2f}' for t in tious), 'Avg'], body, printed)}"

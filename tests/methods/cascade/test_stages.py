@@ -112,6 +112,16 @@ def test_a_wrong_stage_file_is_named_with_the_class(tmp_path, content, complaint
     assert "\n" not in str(error.value)
 
 
+def test_the_plans_that_come_with_psftr_cover_thumos14(shared_data):
+    from psftr.cli.hydra_app import conf_dir
+    from psftr.data.annotations import read_annotations
+
+    plans = read_stage_file(conf_dir() / "plans" / "thumos14.yaml")
+    classes = read_annotations(shared_data / "thumos14" / "Thumos14_annotations.json").classes
+    assert set(plans) == set(classes)
+    assert len(stage_sentences(plans, classes)) == sum(len(plan.stages) + 1 for plan in plans.values())  # none twice
+
+
 def test_sentences_of_a_stage_file_and_what_is_missing():
     plans = {"A": StagePlan("A", (Stage("people do a", True),), "room"), "B": one_stage_plan("B")}
     assert stage_sentences(plans, ["A"]) == ("people do a", "room")
