@@ -225,6 +225,7 @@ class Job:
         return predictions
 
     def predict(self) -> Predictions:
+        from psftr.api.encoders import pick_device
         from psftr.cli.objects import build_decoder, load_class_text, window_policy
         from psftr.methods.psftr.export import load_pretrained
         from psftr.methods.psftr.localizer import PsftrLocalizer
@@ -339,14 +340,6 @@ def test_video_ids(config: Config, dataset: Dataset) -> list[str]:
     if "window" not in module_config:
         raise PsftrError("the configuration has no window section")
     return list(build_datamodule(module_config, dataset).test_annotations.videos)
-
-
-def pick_device(device: str) -> str:
-    import torch
-
-    if device != "auto":
-        return device
-    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def score(predictions: Predictions, dataset: Dataset, protocol_name: str, *, exclude: Iterable[str]) -> Evaluation:

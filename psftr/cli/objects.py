@@ -154,22 +154,18 @@ def text_encoder(identity: str, *, weights: str | None = None) -> ClipEncoder:
     Raises:
         PsftrError: the identity is not of open_clip, names a local file that was not given, or has no text side.
     """
-    from psftr.clip import ClipEncoder
+    from psftr.api.encoders import open_encoder
 
-    tool, _, rest = identity.partition(":")
-    model, _, source = rest.partition(":")
-    if tool != "open_clip" or not source:
+    if not identity.startswith("open_clip:"):
         raise PsftrError(
             f"the features are of encoder {identity!r}, which psftr cannot run: give text.embeddings=FILE, "
             "a psftr-text file of the same encoder"
         )
-    if source.endswith(":pre-projection"):
+    if identity.endswith(":pre-projection"):
         raise PsftrError(f"features of {identity} have no text twin: extract them again after CLIP's projection")
-    if source.startswith("random-seed"):
-        return ClipEncoder(model, "random", seed=int(source.removeprefix("random-seed")))
-    if source.startswith("sha256-") and weights is None:
-        raise PsftrError(f"the features are of a local weights file ({source}): give it with text.weights=FILE")
-    return ClipEncoder(model, weights or source)
+    if ":sha256-" in identity and weights is None:
+        raise PsftrError(f"the features are of a local weights file ({identity}): give it with text.weights=FILE")
+    return open_encoder(identity, pretrained=weights, device="cpu")
 
 
 def window_policy(config: Config) -> WindowPolicy:
