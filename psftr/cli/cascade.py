@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from psftr.cli.cascade_models import Result, locate_videos, mllm_result, reconstruction, stage_file
-from psftr.cli.evaluate import baseline_predictions, pick_device, score, test_video_ids, text_facts
+from psftr.cli.evaluate import baseline_predictions, score, test_video_ids, text_facts
 from psftr.cli.objects import Config, choice_error, load_class_text, load_dataset, plain, text_encoder
 from psftr.errors import PsftrError
 
@@ -195,6 +195,8 @@ def clip_on_videos(config: Config, names: Sequence[str], found: Mapping[str, Pat
     from psftr.text import TextEmbeddings, embed_names
 
     settings = config["encoder"]
+    from psftr.api.encoders import pick_device
+
     encoder = ClipEncoder(settings["model"], settings["pretrained"], device=pick_device(config["device"]))
     file = stage_file(config)
     plans = read_stage_file(file) if file else {}

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from psftr.cli.evaluate import pick_device
 from psftr.cli.objects import Config, choice_error
 from psftr.errors import PsftrError
 
@@ -135,6 +134,7 @@ def build_session(backend: Mapping[str, Any], config: Config) -> Session:
     budget = Budget(backend["budget"])
     model: Any
     if kind == "transformers":
+        from psftr.api.encoders import pick_device
         from psftr.mllm.local import TransformersMLLM
 
         name, device = rest.pop("model"), pick_device(config["device"])
