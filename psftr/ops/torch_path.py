@@ -56,8 +56,7 @@ def backward(
     dots = _dot_with_rows(grad_rows, rows, knots.row).view(knots.inside.shape)
     left, right = dots.masked_fill_(~knots.inside, 0).unbind(-1)
     grad_weights = torch.lerp(left, right, knots.fraction)
-    lengths = torch.tensor(level_lengths, dtype=dtype, device=values.device).unsqueeze(1)
-    grad_locations = (right - left).mul_(weights).mul_(lengths)
+    grad_locations = (right - left).mul_(weights).mul_(_column(level_lengths, dtype, values.device))
     return (
         grad_values.view_as(values).to(values.dtype),
         grad_locations.to(locations.dtype),
@@ -68,20 +67,29 @@ def backward(
 def _find_knots(locations: Tensor, level_lengths: Sequence[int], length: int, dtype: torch.dtype) -> Knots:
     batch, _, heads = locations.shape[:3]
     device = locations.device
-    level_length = torch.tensor(level_lengths, device=device).unsqueeze(1)  # [L,1]
-    level_start = level_length.cumsum(0) - level_length
+    index_dtype = torch.int32 if batch * length * heads < 2**31 else torch.int64
+    level_length = _column(level_lengths, index_dtype, device)
     position = row_position(locations, level_length)
     below = position.floor()
-    fraction = (position - below).to(dtype)
-    below = below.nan_to_num_(0).long()  # a NaN location reads row 0 with a NaN fraction, so that it shows
+    fraction = position.sub_(below).to(dtype)
+    # a NaN location reads row 0 with a NaN fraction, so that it shows
+    below = below.nan_to_num_(0).to(index_dtype)
     row = torch.stack((below, below + 1), dim=-1)
     inside = (row >= 0) & (row < level_length.unsqueeze(-1))
-    row += level_start.unsqueeze(-1)
-    index_dtype = torch.int32 if batch * length * heads < 2**31 else torch.int64
-    first = torch.arange(batch, device=device).view(-1, 1, 1, 1, 1, 1) * length
-    head = torch.arange(heads, device=device).view(-1, 1, 1, 1)
-    row = row.clamp_(0, length - 1).add_(first).mul_(heads).add_(head)
-    return Knots(row.to(index_dtype).flatten(3).flatten(0, 2), fraction, inside)
+    if len(level_lengths) > 1:
+        row += (level_length.cumsum(0, dtype=index_dtype) - level_length).unsqueeze(-1)
+    first = torch.arange(batch, dtype=index_dtype, device=device).view(-1, 1, 1, 1, 1, 1) * (length * heads)
+    head = torch.arange(heads, dtype=index_dtype, device=device).view(-1, 1, 1, 1)
+    row = row.clamp_(0, length - 1).mul_(heads).add_(first + head)
+    return Knots(row.flatten(3).flatten(0, 2), fraction, inside)
+
+
+def _column(numbers: Sequence[int], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """[L,1], filled on the device: a copy from the host could not be captured into a CUDA graph."""
+    column = torch.empty(len(numbers), 1, dtype=dtype, device=device)
+    for i, number in enumerate(numbers):
+        column[i].fill_(number)
+    return column
 
 
 def _knot_weights(weights: Tensor, knots: Knots) -> Tensor:
@@ -92,24 +100,34 @@ def _knot_weights(weights: Tensor, knots: Knots) -> Tensor:
     return shares.view_as(knots.row)
 
 
+def _queries(row: Tensor) -> Tensor:
+    """[B*Q*H*K]: which query (of one head) each knot belongs to."""
+    queries, knots = row.shape
+    return torch.arange(queries, dtype=row.dtype, device=row.device).repeat_interleave(knots)
+
+
 def _dot_with_rows(grad_rows: Tensor, rows: Tensor, row: Tensor) -> Tensor:
     """[B*Q*H*K]: dot product of every query's grad_out with each row it read.
 
     This is what automatic differentiation of `embedding_bag` calls for the gradient of its per-sample weights.
     """
-    queries, knots = row.shape
-    bag_start = torch.arange(0, row.numel(), knots, dtype=row.dtype, device=row.device)
-    bag = torch.arange(queries, dtype=row.dtype, device=row.device).repeat_interleave(knots)
+    bag_start = torch.arange(0, row.numel(), row.shape[1], dtype=row.dtype, device=row.device)
     return torch.ops.aten._embedding_bag_per_sample_weights_backward(
-        grad_rows, rows, row.flatten(), bag_start, bag, 0, -1
+        grad_rows, rows, row.flatten(), bag_start, _queries(row), 0, -1
     )
 
 
 def _sum_by_row(grad_rows: Tensor, row: Tensor, shares: Tensor, count: int) -> Tensor:
     """[count, D]: for every row of values the weighted sum of grad_out over the knots that read it."""
-    sorted_row, order = row.flatten().sort(stable=True)
-    bag_start = torch.searchsorted(
-        sorted_row, torch.arange(count, dtype=row.dtype, device=row.device), out_int32=row.dtype == torch.int32
-    )
-    query = (order // row.shape[1]).to(row.dtype)
-    return embedding_bag(query, grad_rows, bag_start, per_sample_weights=shares.flatten()[order], mode="sum")
+    key = row.flatten()
+    if row.device.type == "cpu":  # a radix sort, in half the passes where 16 bits are enough
+        _, order = key.to(torch.int16 if count < 2**15 else row.dtype).sort(stable=True)
+        ends = torch.bincount(key, minlength=count).cumsum(0, dtype=row.dtype)
+        bag_start = torch.cat((ends.new_zeros(1), ends[:-1]))
+    else:  # counting waits for the device, searching does not
+        key, order = key.sort(stable=True)
+        rows = torch.arange(count, dtype=row.dtype, device=row.device)
+        bag_start = torch.searchsorted(key, rows, out_int32=row.dtype == torch.int32)
+    query = _queries(row).index_select(0, order)
+    share = shares.flatten().index_select(0, order)
+    return embedding_bag(query, grad_rows, bag_start, per_sample_weights=share, mode="sum")
