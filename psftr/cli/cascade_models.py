@@ -13,6 +13,9 @@ from psftr.cli.objects import Config, choice_error
 from psftr.errors import PsftrError
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from psftr.methods.cascade.filtering import Nearest
     from psftr.methods.cascade.mllm_cascade import MllmCascade, MllmCascadeConfig
     from psftr.methods.cascade.reconstruction import ReconstructionConfig
     from psftr.methods.cascade.stages import StagePlan
@@ -69,7 +72,7 @@ def mllm_result(config: Config, names: Sequence[str], found: Mapping[str, Path],
         counts = [count_frames(p, fps=settings.fps, max_frames=settings.max_frames) for p in found.values()]
         log.info("dry run: %s", plan_questions(counts, names, plans, compat=settings.compat))
         return None
-    cascade = build_cascade(config, settings, plans)
+    cascade = build_cascade(config, settings, plans, names)
     facts = {"backend": config["backend"]["kind"], "model": cascade.session.model.identity, **settings.to_dict()}
     if cascade.planner is not cascade.session:
         facts["planner"] = cascade.planner.model.identity
@@ -113,14 +116,35 @@ def mllm_config(config: Config) -> MllmCascadeConfig:
     return settings.as_compat() if config["compat"] else settings
 
 
-def build_cascade(config: Config, settings: MllmCascadeConfig, plans: Mapping[str, StagePlan]) -> MllmCascade:
+def build_cascade(
+    config: Config, settings: MllmCascadeConfig, plans: Mapping[str, StagePlan], names: Sequence[str]
+) -> MllmCascade:
     from psftr.methods.cascade.mllm_cascade import MllmCascade
 
     session = build_session(config["backend"], config)
     planner = build_session(config["planner"], config) if config["planner"]["kind"] != "none" else None
     if config["record"] and planner is not None:
         raise PsftrError("record=FILE records one model: leave out backend@planner, or give its plans with stages=FILE")
-    return MllmCascade(session=session, planner=planner, config=settings, plans=plans)
+    nearest = nearest_candidate(config, names)
+    return MllmCascade(session=session, planner=planner, config=settings, plans=plans, nearest=nearest)
+
+
+def nearest_candidate(config: Config, names: Sequence[str]) -> Nearest | None:
+    """Names that are no candidate's -> the candidate of the closest CLIP text embedding; None if not asked for."""
+    from psftr.methods.cascade.filtering import nearest_by_embedding
+    from psftr.text import DEFAULT_PROMPT, class_prompts, resolve_prompt
+
+    settings = config["nearest"]
+    if not settings["model"]:
+        return None
+    from psftr.clip import ClipEncoder
+
+    encoder, template = ClipEncoder(settings["model"], settings["pretrained"]), resolve_prompt(DEFAULT_PROMPT)
+
+    def embed(said: Sequence[str]) -> NDArray:
+        return encoder.encode(class_prompts(said, template)).numpy()
+
+    return nearest_by_embedding(names, embed(names), lambda said: embed([said])[0], min_cosine=settings["min_cosine"])
 
 
 def build_session(backend: Mapping[str, Any], config: Config) -> Session:

@@ -360,6 +360,16 @@ def test_own_videos_with_untrained_clip(shared_data, tmp_path):
     assert counts
 
 
+def test_a_name_that_is_no_candidate_goes_to_the_nearest_by_text_embedding():
+    from psftr.cli.cascade_models import nearest_candidate
+
+    tiny = str(Path(__file__).resolve().parents[1] / "tiny_clip.json")
+    settings = {"model": tiny, "pretrained": "random", "min_cosine": 0.999}
+    nearest = nearest_candidate({"nearest": settings}, ("HighJump", "Diving"))
+    assert nearest("high jump") == "HighJump"  # the same sentence, so cosine 1
+    assert nearest_candidate({"nearest": {**settings, "model": None}}, ("HighJump",)) is None
+
+
 def test_answers_asked_for_are_what_the_parsers_take():
     """The server above gives model answers; they pass the same checks as a real model's."""
 
