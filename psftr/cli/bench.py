@@ -4,6 +4,7 @@ examples:
   psftr bench ops --json ops.json             temporal deformable attention against grid_sample and gather
   psftr bench train-step --threads 1          one training step of the THUMOS14 network, with ours and with grid_sample
   psftr bench extract --pretrained random     the extraction pipeline against its encoder alone
+  psftr bench ap --threads 1                  average precision at ActivityNet's size against a loop over detections
 """
 
 from __future__ import annotations
@@ -30,7 +31,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     extract.add_argument("--stride", type=int, default=8, help="frames per feature row (default %(default)s)")
     extract.add_argument("--batch-size", type=int, help="frames per encoder call")
     extract.add_argument("--workers", type=int, help="videos decoded at the same time")
-    for bench, measure, rounds in ((ops, _ops, 15), (step, _train_step, 5), (extract, _extract, 3)):
+    ap = benches.add_parser("ap", help="average precision at ActivityNet's size against a loop over detections")
+    ap.add_argument("--quick", action="store_true", help="a small case: does it work at all?")
+    kinds = ((ops, _ops, 15), (step, _train_step, 5), (extract, _extract, 3), (ap, _average_precision, 3))
+    for bench, measure, rounds in kinds:
         bench.add_argument("--threads", type=int, help="CPU threads (default: PyTorch's own choice)")
         bench.add_argument("--rounds", type=int, default=rounds, help="to take medians of (default %(default)s)")
         bench.add_argument("--json", type=Path, metavar="FILE", help="write the figures to FILE")
@@ -79,6 +83,12 @@ def _extract(args: argparse.Namespace) -> tuple[Any, dict[str, Any]]:
         rounds=args.rounds,
     )
     return extract, result
+
+
+def _average_precision(args: argparse.Namespace) -> tuple[Any, dict[str, Any]]:
+    from psftr.bench import average_precision
+
+    return average_precision, average_precision.run_benchmark(rounds=args.rounds, quick=args.quick)
 
 
 def _device(name: str) -> Any:
