@@ -39,6 +39,7 @@ PROJECTIONS = ("post", "pre")
 QUICK_GELU = "-quickgelu"
 # Where the original CLIP code and open_clip keep files fetched by URL.
 URL_CACHE = Path("~/.cache/clip")
+log = logging.getLogger("psftr")
 
 
 class ClipEncoder:
@@ -83,12 +84,12 @@ class ClipEncoder:
     def encode_image(self, images: Tensor) -> Tensor:
         """Preprocessed images `[B, 3, S, S]` -> features `[B, dim]` float32 on `device`, not normalised."""
         dtype = torch.bfloat16 if self.precision == "bf16" else torch.float32
-        with torch.inference_mode():
+        with torch.no_grad():
             return self._network.encode_image(images.to(self.device, dtype)).float()
 
     def encode_frames(self, frames: Tensor) -> Tensor:
         """Frames from `preprocessing.shrink`, `[B, S, S, 3]` uint8 -> features `[B, dim]` float32 on `device`."""
-        with torch.inference_mode():
+        with torch.no_grad():
             return self.encode_image(self.preprocessing.normalise(frames.to(self.device, non_blocking=True)))
 
     def encode_text(self, prompts: Sequence[str], *, batch_size: int = 256) -> Tensor:
@@ -97,10 +98,14 @@ class ClipEncoder:
             raise PsftrError(f"{self.identity} has no text features: only CLIP's joint space (projection=post) has")
         if self._tokenizer is None:
             self._tokenizer = _open_tokenizer(self._name)
+        long = [prompt for prompt in prompts if _num_tokens(self._tokenizer, prompt) > self._tokenizer.context_length]
+        if long:
+            limit = self._tokenizer.context_length
+            log.warning("%d prompts are cut to %d tokens, the first: %.60s…", len(long), limit, long[0])
         rows = []
         for start in range(0, len(prompts), batch_size):
             tokens = self._tokenizer(list(prompts[start : start + batch_size]))
-            with torch.inference_mode():
+            with torch.no_grad():
                 rows.append(self._network.encode_text(tokens.to(self.device)).float().cpu())
         return torch.cat(rows)
 
@@ -355,6 +360,11 @@ def _open_tokenizer(name: str) -> Any:
         return open_clip.get_tokenizer(name)
     except Exception as error:  # tokenizers kept on the hub, when it cannot be reached
         raise PsftrError(f"the tokenizer of {name} is not to be had: {_named(error)}") from error
+
+
+def _num_tokens(tokenizer: Any, prompt: str) -> int:
+    """With the start and end tokens; 0 for tokenizers that do not say."""
+    return len(tokenizer.encode(prompt)) + 2 if hasattr(tokenizer, "encode") else 0
 
 
 def _named(error: BaseException) -> str:

@@ -110,6 +110,23 @@ def test_it_is_a_text_encoder(tmp_path):
     torch.testing.assert_close(text.embeddings[0], expected)
 
 
+def test_features_may_enter_a_training_step():
+    encoder = ClipEncoder(TINY, "random")
+    weight = torch.ones(16, requires_grad=True)
+    for features in (encoder.encode(["diving"]), encoder.encode_image(torch.zeros(1, 3, 32, 32))):
+        (features * weight).sum().backward()
+    assert weight.grad is not None
+
+
+def test_a_prompt_beyond_the_context_is_cut_with_a_warning(caplog):
+    encoder = ClipEncoder(TINY, "random")
+    encoder.encode(["a short one", "jump " * 75])  # 75 tokens, start and end: 77
+    assert not caplog.records
+    features = encoder.encode(["jump " * 75, "jump " * 200])
+    assert "1 prompts are cut to 77 tokens, the first: jump jump" in caplog.text
+    assert torch.equal(features[0], features[1])
+
+
 def test_bf16_is_close_and_returns_float32():
     full, half = ClipEncoder(TINY, "random"), ClipEncoder(TINY, "random", precision="bf16")
     images = torch.randn(4, 3, 32, 32)
