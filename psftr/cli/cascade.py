@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -41,6 +43,8 @@ main keys:
   compat=true           as the released code was observed to do it
   dry_run=true          print how many questions a run may ask
   record=FILE           keep all answers for backend=replay backend.file=FILE
+  proposals=FILE        re-score a psftr run's predictions.json by stage evidence (rescore.blend)
+  write_text=FILE       class texts that know their stages, for `psftr train text.embeddings=FILE`
   baseline=false        leave out the training-free CLIP baseline
   out=DIR  redo=true  protocol=peer
 """
@@ -58,6 +62,13 @@ def run(cfg: Any) -> float | None:
         raise PsftrError("videos=[FILE,…] and labels=[NAME,…] belong together; give both, or a dataset")
     if len(set(config["labels"])) != len(config["labels"]):
         raise PsftrError("a label is given twice in labels=[…]")
+    if (config["proposals"] or config["write_text"]) and (kind != "clip" or config["videos"]):
+        raise PsftrError("proposals=FILE and write_text=FILE work on a data set with backend=clip")
+    if config["write_text"]:
+        write_class_text(config)
+        return None
+    if config["proposals"]:
+        return rescore_proposals(config)
     if not config["videos"]:
         return run_on_dataset(config)
     run_on_videos(config)
@@ -135,6 +146,51 @@ def clip_result(config: Config, dataset: Dataset, names: Sequence[str], ids: Ite
     cascade = clip_cascade(config, plans, load_class_text(config, store, tuple(names)), sentences)
     traces = [cascade.trace(store.read(video_id), names) for video_id in ids]
     return clip_traces(cascade, traces)
+
+
+def write_class_text(config: Config) -> None:
+    """Name and stages of every class as one embedding each."""
+    from psftr.methods.cascade.reuse import class_text_with_stages
+
+    dataset, file = load_dataset(config), Path(config["write_text"])
+    classes = dataset.annotations.classes
+    plans, sentences = stage_texts(config, dataset.store.encoder, dataset.store.synthetic, classes, file.parent)
+    names = load_class_text(config, dataset.store, classes)
+    names = replace(names, names=classes, embeddings=names.select(classes))
+    class_text_with_stages(names, plans, sentences, name_weight=config["name_weight"]).save(file)
+    log.info("class texts with stages: %s; use them with text.embeddings=%s", file, file)
+
+
+def rescore_proposals(config: Config) -> float:
+    """Another method's detections with scores that take stage evidence into account, both in one table."""
+    from psftr.methods.cascade.reuse import rescore
+    from psftr.predictions import Predictions, read_predictions, write_predictions
+
+    dataset = load_dataset(config)
+    split, store = dataset.split, dataset.store
+    given = read_predictions(config["proposals"])
+    made = given.provenance
+    if made is None or made.features.get("identity") != store.identity:
+        raise PsftrError(f"{config['proposals']} was not made by psftr from the features at hand; give that run's own")
+    out = Path(
+        config["out"] or Path("outputs") / dataset.name / f"{made.method}+cascade-{split.ratio}-split{split.index}"
+    )
+    out.mkdir(parents=True, exist_ok=True)
+    plans, sentences = stage_texts(config, store.encoder, store.synthetic, split.unseen, out)
+    cascade = clip_cascade(config, plans, load_class_text(config, store, split.unseen), sentences)
+    blend = config["rescore"]["blend"]
+    detections = {}
+    for video_id, found in given.detections.items():
+        features = store.read(video_id)
+        evidence = partial(cascade.evidence, features)
+        detections[video_id] = rescore(found, evidence, step_s=features.timeline.seconds(1.0), blend=blend)
+    settings = {**made.config, "rescore": {"blend": blend, **cascade.config.to_dict()}}
+    facts = replace(made, method=f"{made.method}+cascade", config=settings)
+    predictions = Predictions(detections, facts)
+    write_predictions(out / "predictions.json", predictions)
+    exclude = config["dataset"]["exclude"]
+    pair = [score(p, dataset, config["protocol"], exclude=exclude) for p in (predictions, given)]
+    return show_evaluations(pair, split.index, out, figures=config["figures"])
 
 
 def clip_cascade(

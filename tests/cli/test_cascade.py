@@ -380,3 +380,36 @@ def test_answers_asked_for_are_what_the_parsers_take():
     assert parse_actions(said("ActionFilter")) == [("clean and jerk", 0.8)]
     assert parse_caption(said("Caption")) == "a person lifts a weight"
     assert [stage.is_key for stage in parse_stages(said("StagePlan"))] == [False, True, True, True]
+
+
+# --- stages for other methods
+
+
+def test_proposals_of_another_method_are_rescored_beside_the_originals(workplace):
+    psftr("evaluate", "method=clip_baseline", "split.index=1", "out=proposals", "figures=false", cwd=workplace)
+    file = "proposals=proposals/predictions.json"
+    done = psftr("cascade", file, "split.index=1", "out=rescored", "figures=false", cwd=workplace)
+    given = read_predictions(workplace / "proposals" / "predictions.json")
+    found = read_predictions(workplace / "rescored" / "predictions.json")
+    assert found.provenance.method == f"{given.provenance.method}+cascade"
+    assert found.provenance.config["rescore"]["blend"] == 1.0
+    spans = [{(v, d.label, d.start_s, d.end_s) for v, r in p.detections.items() for d in r} for p in (given, found)]
+    assert spans[0] == spans[1]
+    assert "clip_baseline+cascade is" in done.stdout
+    other = psftr("cascade", file, "split.index=2", "out=wrong", cwd=workplace, check=False)
+    assert other.returncode == 2
+    assert "not for" in other.stderr or "no stage plan" in other.stderr
+
+
+def test_class_texts_with_stages_serve_any_verb_that_takes_texts(workplace):
+    from psftr.text import load_text
+
+    psftr("cascade", "write_text=texts/stages-text.h5", "name_weight=0.25", cwd=workplace)
+    text = load_text(workplace / "texts" / "stages-text.h5")
+    own = load_text(workplace / "data" / "synthetic" / "text.h5")
+    assert sorted(text.names) == sorted(own.names)
+    assert (text.encoder, text.synthetic) == (own.encoder, True)
+    assert text.prompt == "synthetic x 0.25 + stages x 0.75"
+    arguments = ["method=clip_baseline", "out=with-stages", "figures=false"]
+    psftr("evaluate", *arguments, "text.embeddings=texts/stages-text.h5", cwd=workplace)
+    assert read_predictions(workplace / "with-stages" / "predictions.json").provenance.text["prompt"] == text.prompt

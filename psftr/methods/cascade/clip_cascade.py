@@ -6,6 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from psftr.errors import PsftrError
 from psftr.methods.cascade.confidence import (
     CENTRES,
@@ -78,17 +81,7 @@ class ClipCascade:
         passed = filter_by_similarity(similarity, class_names, min_presence=config.min_presence).confidence
         classes = []
         for label, filter_confidence in passed.items():
-            if label not in self.plans:
-                raise PsftrError(f"no stage plan for {label}; add it to the stage file")
-            plan = self.plans[label]
-            stages = self.sentences.select(plan.descriptions).numpy()
-            background = self.sentences.select([plan.background]).numpy()[0]
-            confidence = similarity_confidence(
-                stage_similarity(frames, stages, background),
-                slope=config.slope,
-                smooth_rows=config.smooth_s / step_s,
-                centre=config.centre,
-            )
+            plan, confidence = self._confidence(frames, label, step_s)
             classes.append(
                 trace_class(
                     plan,
@@ -101,3 +94,21 @@ class ClipCascade:
         return VideoTrace(
             features.video_id, features.duration_s, step_s, tuple(classes), config.reconstruction.threshold
         )
+
+    def evidence(self, features: FrameFeatures, label: str) -> NDArray[np.float64]:
+        """[T]: the best stage confidence of each row for one class, filter or not."""
+        return self._confidence(unit(features.features), label, features.timeline.seconds(1.0))[1].max(axis=1)
+
+    def _confidence(self, frames: NDArray, label: str, step_s: float) -> tuple[StagePlan, NDArray[np.float64]]:
+        if label not in self.plans:
+            raise PsftrError(f"no stage plan for {label}; add it to the stage file")
+        plan = self.plans[label]
+        stages = self.sentences.select(plan.descriptions).numpy()
+        background = self.sentences.select([plan.background]).numpy()[0]
+        confidence = similarity_confidence(
+            stage_similarity(frames, stages, background),
+            slope=self.config.slope,
+            smooth_rows=self.config.smooth_s / step_s,
+            centre=self.config.centre,
+        )
+        return plan, confidence
