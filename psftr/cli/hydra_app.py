@@ -36,10 +36,11 @@ def run_hydra_verb(verb: str, module: ModuleType, arguments: Sequence[str]) -> i
     arguments = module.rewrite_arguments(list(arguments)) if hasattr(module, "rewrite_arguments") else list(arguments)
 
     import hydra
+    from hydra._internal.utils import get_args_parser
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
 
-    check_overrides(module.CONFIG, [a for a in arguments if not a.startswith("-")])
+    check_overrides(module.CONFIG, get_args_parser().parse_args(arguments).overrides)
     # Hydra otherwise prints a trimmed traceback and exits by itself: one line on bad input is ours to print.
     os.environ["HYDRA_FULL_ERROR"] = "1"
     before, sys.argv = sys.argv, [f"psftr {verb}", *arguments]

@@ -75,6 +75,12 @@ def test_bad_values_end_in_one_line_and_exit_2(override, message, workplace, tmp
     assert "Traceback" not in done.stderr
 
 
+def test_configuration_can_be_printed(tmp_path):
+    done = psftr("train", "--cfg", "job", "model.heads=2", cwd=tmp_path)
+    assert "heads: 2" in done.stdout
+    assert not list(tmp_path.iterdir())
+
+
 def test_planned_jobs_are_the_product_of_the_sweep():
     jobs = planned_jobs(["split.index=range(3)", "model.heads=4,8", "dataset=synthetic"])
     assert len(jobs) == 6
