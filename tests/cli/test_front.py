@@ -88,7 +88,7 @@ def test_planned_jobs_are_the_product_of_the_sweep():
     assert {job["split.index"] for job in jobs} == {"0", "1", "2"}
 
 
-def test_every_experiment_composes():
+def test_every_experiment_composes(tmp_path):
     from psftr.cli.hydra_app import config_groups
 
     experiments = config_groups()["experiment"]
@@ -106,3 +106,5 @@ def test_every_experiment_composes():
         assert wanted in experiments
     for name in experiments:
         check_overrides("train", [f"experiment={name}"])
+        # what a job of it resolves to, label included
+        psftr("train", f"experiment={name}", "hydra.mode=RUN", "--cfg", "job", "--resolve", cwd=tmp_path)
