@@ -392,7 +392,7 @@ def test_proposals_of_another_method_are_rescored_beside_the_originals(workplace
     given = read_predictions(workplace / "proposals" / "predictions.json")
     found = read_predictions(workplace / "rescored" / "predictions.json")
     assert found.provenance.method == f"{given.provenance.method}+cascade"
-    assert found.provenance.config["rescore"]["blend"] == 1.0
+    assert found.provenance.config["rescore"]["blend"] == 0.5
     spans = [{(v, d.label, d.start_s, d.end_s) for v, r in p.detections.items() for d in r} for p in (given, found)]
     assert spans[0] == spans[1]
     assert "clip_baseline+cascade is" in done.stdout
@@ -404,7 +404,7 @@ def test_proposals_of_another_method_are_rescored_beside_the_originals(workplace
 def test_class_texts_with_stages_serve_any_verb_that_takes_texts(workplace):
     from psftr.text import load_text
 
-    psftr("cascade", "write_text=texts/stages-text.h5", "name_weight=0.25", cwd=workplace)
+    psftr("cascade", "write_text=texts/stages-text.h5", cwd=workplace)
     text = load_text(workplace / "texts" / "stages-text.h5")
     own = load_text(workplace / "data" / "synthetic" / "text.h5")
     assert sorted(text.names) == sorted(own.names)
