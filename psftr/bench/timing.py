@@ -27,14 +27,20 @@ class Times:
 
 
 def take_turns(versions: Mapping[str, Callable[[], object]], *, rounds: int) -> dict[str, Times]:
-    """Wall-clock seconds on the CPU: every version once per round, after one round that is not counted."""
+    """Seconds on the CPU. In every round each version is called twice and the second call counts: it finds the caches
+    and the allocator as it left them itself, not as the version before it did.
+
+    With one thread it is that thread's CPU time, which other work on the machine does not add to; with several
+    threads it is wall-clock time, and the machine should be idle.
+    """
+    clock = time.thread_time if torch.get_num_threads() == 1 else time.perf_counter
     seconds: dict[str, list[float]] = {name: [] for name in versions}
-    for counted in [False] + [True] * rounds:
+    for _ in range(rounds):
         for name, version in versions.items():
-            start = time.perf_counter()
             version()
-            if counted:
-                seconds[name].append(time.perf_counter() - start)
+            start = clock()
+            version()
+            seconds[name].append(clock() - start)
     return {name: Times(tuple(values)) for name, values in seconds.items()}
 
 

@@ -21,7 +21,6 @@ from psftr.ops.build_native import LIBRARY, SOURCE, source_hash
 
 #: below this many multiplications per call, starting a second thread costs more than it saves
 _MULTIPLICATIONS_PER_THREAD = 500_000
-_KNOT_BYTES = 16  # sizeof(Knot): a pointer and a float, padded
 
 
 class NativeUnavailable(RuntimeError):
@@ -44,7 +43,8 @@ def load() -> ctypes.CDLL:
         raise NativeUnavailable(f"{path.name} was built from another version of {SOURCE.name}: build it again")
     pointer, integer = ctypes.c_void_p, ctypes.c_int64
     library.psftr_forward.argtypes = [pointer] * 6 + [integer] * 2 + [pointer]
-    library.psftr_backward.argtypes = [pointer] * 9 + [integer] * 2
+    library.psftr_backward.argtypes = [pointer] * 9 + [integer] * 2 + [pointer]
+    library.psftr_scratch_bytes.argtypes, library.psftr_scratch_bytes.restype = [pointer], integer
     library.psftr_forward.restype = library.psftr_backward.restype = None
     return library
 
@@ -54,12 +54,11 @@ def forward(values: Tensor, locations: Tensor, weights: Tensor, level_lengths: S
     rows, where, shares = (tensor.float().contiguous() for tensor in (values, locations, weights))
     batch, _, heads, dim = values.shape
     out = rows.new_empty(batch, locations.shape[1], heads, dim)
-    knots = 2 * locations.shape[3] * locations.shape[4]
     plan = _plan(values, locations, multiplications=2 * locations.numel() * dim)
     pointers = (rows, where, shares, _integers(level_lengths), out, plan.sizes)
 
     def work(first: int, last: int) -> None:
-        scratch = ctypes.create_string_buffer(max(1, knots) * _KNOT_BYTES)
+        scratch = _scratch(plan)
         library.psftr_forward(*map(_address, pointers), first, last, _address(scratch))
 
     _share_out(work, plan)
@@ -76,7 +75,8 @@ def backward(
     pointers = (*inputs, _integers(level_lengths), *grads, plan.sizes)
 
     def work(first: int, last: int) -> None:
-        library.psftr_backward(*map(_address, pointers), first, last)
+        scratch = _scratch(plan)
+        library.psftr_backward(*map(_address, pointers), first, last, _address(scratch))
 
     _share_out(work, plan)
     return grads[0].to(values.dtype), grads[1].to(locations.dtype), grads[2].to(weights.dtype)
@@ -94,11 +94,15 @@ def _plan(values: Tensor, locations: Tensor, *, multiplications: int) -> _Plan:
     batch, length, heads, dim = values.shape
     queries, _, levels, points = locations.shape[1:]
     threads = max(1, min(torch.get_num_threads(), batch * heads, multiplications // _MULTIPLICATIONS_PER_THREAD))
-    # neighbouring heads share cache lines' neighbours and prefetches: split them only to occupy every thread
+    # heads lie next to each other in memory: split them only to occupy every thread
     splits = next((n for n in range(1, heads + 1) if heads % n == 0 and batch * n >= 4 * threads), heads)
     unit_heads = max(1, heads // max(1, splits)) if threads > 1 else max(1, heads)
     sizes = _integers([batch, length, heads, dim, queries, levels, points, unit_heads])
     return _Plan(batch * heads // unit_heads, threads, sizes)
+
+
+def _scratch(plan: _Plan) -> Tensor:
+    return torch.empty(load().psftr_scratch_bytes(_address(plan.sizes)), dtype=torch.uint8)
 
 
 def _share_out(work: Callable[[int, int], None], plan: _Plan) -> None:

@@ -73,10 +73,10 @@ def test_ratios_compare_times_of_the_same_round() -> None:
     assert ours.median_s == 2
 
 
-def test_turns_alternate_and_the_first_round_is_not_counted() -> None:
+def test_turns_alternate_and_the_first_call_of_a_turn_is_not_counted() -> None:
     calls: list[str] = []
     times = take_turns({"a": lambda: calls.append("a"), "b": lambda: calls.append("b")}, rounds=2)
-    assert "".join(calls) == "ababab"
+    assert "".join(calls) == "aabbaabb"
     assert len(times["a"].rounds) == len(times["b"].rounds) == 2
 
 

@@ -21,7 +21,11 @@
 
 /* Eight floats at any address of a float. A compiler without such registers splits them. */
 typedef float Vector __attribute__((vector_size(32), aligned(4), may_alias));
-enum { LANES = 8 };
+enum {
+    LANES = 8,
+    CACHE_LINE = 16,    /* in floats */
+    SMALL = 256 * 1024, /* values that surely fit into a level-2 cache */
+};
 
 typedef struct {
     int64_t batch, length, heads, dim, queries, levels, points, unit_heads;
@@ -33,29 +37,65 @@ typedef struct {
     float weight;
 } Knot;
 
+/* Where a point lies: the row below it, and how far from there it is to the next row. */
+typedef struct {
+    int32_t *below;
+    float *fraction;
+} Places;
+
 #ifndef SOURCE_HASH
 #define SOURCE_HASH "unknown"
 #endif
 /* The loader refuses a library that was built from another version of this file. */
 EXPORT const char *psftr_source_hash(void) { return SOURCE_HASH; }
 
-/* Returns the row below the location; `fraction` is the way from there to the next row: position = x*T_l - 0.5,
- * exact in double. Positions are clamped to just outside the level, where neither row is inside. NaN reads row 0
- * with a NaN fraction, so that it shows in the result. */
-INLINE int64_t locate(float location, int64_t length, float *fraction) {
-    double position = (double)location * (double)length - 0.5;
-    if (position < -2.0) position = -2.0;
-    if (position > (double)length + 1.0) position = (double)length + 1.0;
-    if (position != position) {
-        *fraction = location;
-        return 0;
-    }
-    const int64_t below = (int64_t)(position + 2.0) - 2; /* position + 2 >= 0, where truncation is floor */
-    *fraction = (float)(position - (double)below);
-    return below;
+/* Bytes of scratch memory that a call of the functions below needs for itself. */
+EXPORT int64_t psftr_scratch_bytes(const Sizes *s) {
+    const int64_t points = s->levels * s->points;
+    return 2 * points * (int64_t)sizeof(Knot) +
+           s->unit_heads * points * (int64_t)(sizeof(int32_t) + sizeof(float));
 }
 
-INLINE float horizontal_sum(Vector x) { return ((x[0] + x[4]) + (x[1] + x[5])) + ((x[2] + x[6]) + (x[3] + x[7])); }
+/* Positions x*T_l - 0.5, exact in double, of `count` points of one level. They are clamped to just outside the level,
+ * where neither row is inside. NaN reads row 0 with a NaN fraction, so that it shows in the result. */
+INLINE void locate(const float *locations, int64_t count, int64_t length, int32_t *below, float *fraction) {
+    const double scale = (double)length, beyond = length > 0 ? scale + 1.0 : -2.0;
+    for (int64_t i = 0; i < count; ++i) {
+        double position = (double)locations[i] * scale - 0.5;
+        position = position < -2.0 ? -2.0 : position;
+        position = position > beyond ? beyond : position;
+        const double shifted = position == position ? position + 2.0 : 2.0; /* >= 0, where truncation is floor */
+        below[i] = (int32_t)shifted - 2;
+        fraction[i] = (float)(position - (double)below[i]);
+    }
+}
+
+/* The points of one query and all heads of a unit, in the order of memory: [unit_heads, L, P]. */
+INLINE void locate_query(const float *locations, const int64_t *level_lengths, const Sizes *s, Places places) {
+    if (s->levels == 1) {
+        locate(locations, s->unit_heads * s->points, level_lengths[0], places.below, places.fraction);
+        return;
+    }
+    for (int64_t i = 0; i < s->unit_heads * s->levels; ++i) {
+        const int64_t first = i * s->points;
+        locate(locations + first, s->points, level_lengths[i % s->levels], places.below + first,
+               places.fraction + first);
+    }
+}
+
+INLINE float horizontal_sum(Vector x) {
+    typedef float Half __attribute__((vector_size(16)));
+    const Half sum = __builtin_shufflevector(x, x, 0, 1, 2, 3) + __builtin_shufflevector(x, x, 4, 5, 6, 7);
+    return (sum[0] + sum[2]) + (sum[1] + sum[3]);
+}
+
+/* Ask for all value rows of a unit in the order of memory, before its queries ask for them in theirs. */
+INLINE void fetch_ahead(const float *first_row, int64_t stride, const Sizes *s) {
+    const int64_t width = s->unit_heads * s->dim;
+    if (s->length * width > SMALL) return;
+    for (int64_t t = 0; t < s->length; ++t)
+        for (int64_t d = 0; d < width; d += CACHE_LINE) __builtin_prefetch(first_row + t * stride + d, 0, 2);
+}
 
 /* out = sum over knots of weight * row, for `vectors` * 8 channels (a compile-time constant) from `first` on. */
 INLINE void weighted_sum(const Knot *knots, int64_t count, int64_t first, const int vectors, float *out) {
@@ -112,39 +152,47 @@ INLINE void two_rows(const float *grad, const float *row, float *grad_row, int64
 }
 
 /* Units [first, last) of out; unit u holds heads (u % (H/unit_heads))*unit_heads onwards of batch element
- * u / (H/unit_heads). `knots` is scratch for 2*L*P entries. */
+ * u / (H/unit_heads). */
 MULTIVERSION EXPORT void psftr_forward(const float *values, const float *locations, const float *weights,
                                        const int64_t *level_lengths, float *out, const Sizes *sizes, int64_t first,
-                                       int64_t last, Knot *knots) {
+                                       int64_t last, void *scratch) {
     const Sizes s = *sizes;
     const int64_t stride = s.heads * s.dim, level_points = s.levels * s.points, units = s.heads / s.unit_heads;
+    Knot *knots = scratch;
+    float *fraction = (float *)(knots + 2 * level_points);
+    const Places places = {(int32_t *)(fraction + s.unit_heads * level_points), fraction};
     for (int64_t unit = first; unit < last; ++unit) {
         const int64_t b = unit / units, first_head = unit % units * s.unit_heads;
-        for (int64_t i = 0; i < s.queries * s.unit_heads; ++i) {
-            const int64_t q = i / s.unit_heads, h = first_head + i % s.unit_heads;
-            const int64_t item = (b * s.queries + q) * s.heads + h;
-            const float *level_values = values + b * s.length * stride + h * s.dim;
-            int64_t point = item * level_points, count = 0;
-            for (int64_t l = 0; l < s.levels; ++l) {
-                const int64_t length = level_lengths[l];
-                for (int64_t p = 0; p < s.points; ++p, ++point) {
-                    float fraction = 0;
-                    const int64_t below = length > 0 ? locate(locations[point], length, &fraction) : -2;
-                    const float *row = level_values + below * stride;
-                    if (below >= 0 && below < length) knots[count++] = (Knot){row, weights[point] * (1 - fraction)};
-                    if (below >= -1 && below < length - 1)
-                        knots[count++] = (Knot){row + stride, weights[point] * fraction};
+        const float *unit_values = values + b * s.length * stride + first_head * s.dim;
+        fetch_ahead(unit_values, stride, &s);
+        for (int64_t q = 0; q < s.queries; ++q) {
+            const int64_t first_item = (b * s.queries + q) * s.heads + first_head;
+            locate_query(locations + first_item * level_points, level_lengths, &s, places);
+            for (int64_t h = 0; h < s.unit_heads; ++h) {
+                const float *level_values = unit_values + h * s.dim;
+                const float *weight = weights + (first_item + h) * level_points;
+                int64_t point = h * level_points, count = 0;
+                for (int64_t l = 0; l < s.levels; ++l) {
+                    const int64_t length = level_lengths[l];
+                    for (int64_t p = 0; p < s.points; ++p, ++point, ++weight) {
+                        const int64_t below = places.below[point];
+                        const float *row = level_values + below * stride;
+                        const float right = *weight * places.fraction[point];
+                        if (below >= 0 && below < length) knots[count++] = (Knot){row, *weight - right};
+                        if (below >= -1 && below < length - 1) knots[count++] = (Knot){row + stride, right};
+                    }
+                    level_values += length * stride;
                 }
-                level_values += length * stride;
-            }
-            float *result = out + item * s.dim;
-            int64_t d = 0;
-            for (; d + 8 * LANES <= s.dim; d += 8 * LANES) weighted_sum(knots, count, d, 8, result);
-            for (; d + LANES <= s.dim; d += LANES) weighted_sum(knots, count, d, 1, result);
-            for (; d < s.dim; ++d) {
-                float sum = 0;
-                for (int64_t k = 0; k < count; ++k) sum += knots[k].weight * knots[k].row[d];
-                result[d] = sum;
+                float *result = out + (first_item + h) * s.dim;
+                int64_t d = 0;
+                for (; d + 8 * LANES <= s.dim; d += 8 * LANES) weighted_sum(knots, count, d, 8, result);
+                for (; d + 4 * LANES <= s.dim; d += 4 * LANES) weighted_sum(knots, count, d, 4, result);
+                for (; d + LANES <= s.dim; d += LANES) weighted_sum(knots, count, d, 1, result);
+                for (; d < s.dim; ++d) {
+                    float sum = 0;
+                    for (int64_t k = 0; k < count; ++k) sum += knots[k].weight * knots[k].row[d];
+                    result[d] = sum;
+                }
             }
         }
     }
@@ -154,42 +202,48 @@ MULTIVERSION EXPORT void psftr_forward(const float *values, const float *locatio
 MULTIVERSION EXPORT void psftr_backward(const float *grad_out, const float *values, const float *locations,
                                         const float *weights, const int64_t *level_lengths, float *grad_values,
                                         float *grad_locations, float *grad_weights, const Sizes *sizes,
-                                        int64_t first, int64_t last) {
+                                        int64_t first, int64_t last, void *scratch) {
     const Sizes s = *sizes;
     const int64_t stride = s.heads * s.dim, level_points = s.levels * s.points, units = s.heads / s.unit_heads;
+    const Places places = {(int32_t *)((float *)scratch + s.unit_heads * level_points), scratch};
     for (int64_t unit = first; unit < last; ++unit) {
         const int64_t b = unit / units, first_head = unit % units * s.unit_heads;
         const int64_t start = b * s.length * stride + first_head * s.dim;
+        fetch_ahead(values + start, stride, &s);
         for (int64_t t = 0; t < s.length; ++t)
             memset(grad_values + start + t * stride, 0, (size_t)(s.unit_heads * s.dim) * sizeof(float));
-        for (int64_t i = 0; i < s.queries * s.unit_heads; ++i) {
-            const int64_t q = i / s.unit_heads, h = i % s.unit_heads;
-            const int64_t item = (b * s.queries + q) * s.heads + first_head + h;
-            const float *grad = grad_out + item * s.dim;
-            int64_t point = item * level_points, level_start = start + h * s.dim;
-            for (int64_t l = 0; l < s.levels; ++l) {
-                const int64_t length = level_lengths[l];
-                for (int64_t p = 0; p < s.points; ++p, ++point) {
-                    float fraction = 0, left = 0, right = 0;
-                    const int64_t below = length > 0 ? locate(locations[point], length, &fraction) : -2;
-                    const float weight = weights[point];
-                    const float *row = values + level_start + below * stride;
-                    float *grad_row = grad_values + level_start + below * stride;
-                    if (below >= 0 && below < length - 1) {
-                        const float weight_left = weight * (1 - fraction), weight_right = weight * fraction;
-                        if (s.dim == 64) /* the usual head size: a constant the compiler unrolls */
-                            two_rows(grad, row, grad_row, stride, weight_left, weight_right, 64, &left, &right);
-                        else
-                            two_rows(grad, row, grad_row, stride, weight_left, weight_right, s.dim, &left, &right);
-                    } else if (below == -1 && length > 0) {
-                        right = one_row(grad, row + stride, grad_row + stride, weight * fraction, s.dim);
-                    } else if (below >= 0 && below < length) {
-                        left = one_row(grad, row, grad_row, weight * (1 - fraction), s.dim);
+        for (int64_t q = 0; q < s.queries; ++q) {
+            const int64_t first_item = (b * s.queries + q) * s.heads + first_head;
+            const int64_t first_point = first_item * level_points;
+            locate_query(locations + first_point, level_lengths, &s, places);
+            for (int64_t h = 0, place = 0; h < s.unit_heads; ++h) {
+                const float *grad = grad_out + (first_item + h) * s.dim;
+                int64_t level_start = start + h * s.dim;
+                for (int64_t l = 0; l < s.levels; ++l) {
+                    const int64_t length = level_lengths[l];
+                    for (int64_t p = 0; p < s.points; ++p, ++place) {
+                        const int64_t below = places.below[place], point = first_point + place;
+                        const float fraction = places.fraction[place], weight = weights[point];
+                        const float weight_right = weight * fraction, weight_left = weight - weight_right;
+                        const float *row = values + level_start + below * stride;
+                        float *grad_row = grad_values + level_start + below * stride;
+                        float left = 0, right = 0;
+                        if (below >= 0 && below < length - 1) {
+                            if (s.dim == 64) /* the usual head size: a constant the compiler unrolls */
+                                two_rows(grad, row, grad_row, stride, weight_left, weight_right, 64, &left, &right);
+                            else
+                                two_rows(grad, row, grad_row, stride, weight_left, weight_right, s.dim, &left,
+                                         &right);
+                        } else if (below == -1 && length > 0) {
+                            right = one_row(grad, row + stride, grad_row + stride, weight_right, s.dim);
+                        } else if (below >= 0 && below < length) {
+                            left = one_row(grad, row, grad_row, weight_left, s.dim);
+                        }
+                        grad_weights[point] = left + fraction * (right - left);
+                        grad_locations[point] = weight * (float)length * (right - left);
                     }
-                    grad_weights[point] = left * (1 - fraction) + right * fraction;
-                    grad_locations[point] = weight * (float)length * (right - left);
+                    level_start += length * stride;
                 }
-                level_start += length * stride;
             }
         }
     }
