@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from psftr.bench.baselines import grid_sample_attn
-from psftr.bench.timing import Times, describe_machine, memory_bandwidth, replay_in_turns, take_turns
+from psftr.bench.timing import Times, describe_machine, empty_launch, memory_bandwidth, replay_in_turns, take_turns
 from psftr.ops import forced_path, selected_path, temporal_deform_attn, temporal_deform_attn_reference
 
 Operator = Callable[[Tensor, Tensor, Tensor, Sequence[int]], Tensor]
@@ -84,7 +84,8 @@ class Row:
     error_grad_locations: float
     forward_us: float
     both_us: float
-    percent_of_floor: float
+    percent_of_floor_forward: float
+    percent_of_floor_backward: float
     forward_ratio: dict[str, float]
     both_ratio: dict[str, float]
 
@@ -213,7 +214,7 @@ def measure(case: Case, *, device: torch.device, dtype: torch.dtype, rounds: int
         else:
             times[what] = take_turns({name: call for name, (call,) in calls.items()}, rounds=rounds)
 
-    floor_s = sum(case.bytes_moved(element)) / bandwidth
+    floors_s = [moved / bandwidth for moved in case.bytes_moved(element)]
     return [
         Row(
             case=case.name,
@@ -224,7 +225,10 @@ def measure(case: Case, *, device: torch.device, dtype: torch.dtype, rounds: int
             error_grad_locations=errors[name][1],
             forward_us=times["forward"][name].median_s * 1e6,
             both_us=times["both"][name].median_s * 1e6,
-            percent_of_floor=100 * floor_s / times["both"][name].median_s,
+            percent_of_floor_forward=100 * floors_s[0] / times["forward"][name].median_s,
+            percent_of_floor_backward=100
+            * floors_s[1]
+            / (times["both"][name].median_s - times["forward"][name].median_s),
             forward_ratio=_ratios(times["forward"], name),
             both_ratio=_ratios(times["both"], name),
         )
@@ -240,8 +244,13 @@ def _ratios(times: Mapping[str, Times], name: str) -> dict[str, float]:
     return {baseline: times[name].times_faster_than(times[baseline]) for baseline in BASELINES}
 
 
-def run_benchmark(*, device: torch.device, rounds: int, quick: bool) -> dict[str, Any]:
-    """The whole benchmark as plain values: the machine, the measured bandwidth and one row per version and case."""
+def run_benchmark(*, device: torch.device, rounds: int | None = None, quick: bool = False) -> dict[str, Any]:
+    """The whole benchmark as plain values: the machine, the measured bandwidth and one row per version and case.
+
+    Rounds are 15 on the CPU and 50 on a GPU if not given, and at most 3 if quick.
+    """
+    rounds = rounds or (50 if device.type == "cuda" else 15)
+    rounds = min(rounds, 3) if quick else rounds
     bandwidth = memory_bandwidth(device, rounds=rounds)
     cases: tuple[Case, ...] = GPU_CASES if device.type == "cuda" else CPU_CASES
     if quick:
@@ -258,6 +267,7 @@ def run_benchmark(*, device: torch.device, rounds: int, quick: bool) -> dict[str
         "path": str(selected_path(device)),
         "rounds": rounds,
         "bandwidth_gb_per_s": bandwidth / 1e9,
+        "empty_launch_us": empty_launch(rounds=rounds) * 1e6 if device.type == "cuda" else None,
         "limits": LIMITS,
         "rows": [asdict(row) for row in rows],
     }
@@ -267,9 +277,10 @@ def render(result: Mapping[str, Any]) -> str:
     """The result as a Markdown table."""
     lines = [
         f"{result['machine']}; copies at {result['bandwidth_gb_per_s']:.1f} GB/s; "
-        f"medians of {result['rounds']} rounds; our path: {result['path']}",
+        f"medians of {result['rounds']} rounds; our path: {result['path']}"
+        + (f"; empty launch {result['empty_launch_us']:.2f} us" if result["empty_launch_us"] else ""),
         "",
-        "| case | values | version | error fwd | error dloc | fwd us | fwd+bwd us | % of floor "
+        "| case | values | version | error fwd | error dloc | fwd us | fwd+bwd us | % of floor fwd, bwd "
         "| fwd vs grid_sample | fwd+bwd vs grid_sample | fwd+bwd vs gather |",
         "|---|---|---|---:|---:|---:|---:|---:|---:|---:|---:|",
     ]
@@ -277,7 +288,8 @@ def render(result: Mapping[str, Any]) -> str:
         lines.append(
             f"| {row['case']} {row['sizes']} | {row['dtype']} | {row['version']} "
             f"| {row['error_forward']:.0e} | {row['error_grad_locations']:.0e} "
-            f"| {row['forward_us']:.0f} | {row['both_us']:.0f} | {row['percent_of_floor']:.0f} "
+            f"| {row['forward_us']:.0f} | {row['both_us']:.0f} "
+            f"| {row['percent_of_floor_forward']:.0f}, {row['percent_of_floor_backward']:.0f} "
             f"| {row['forward_ratio']['grid_sample']:.1f} | {row['both_ratio']['grid_sample']:.1f} "
             f"| {row['both_ratio']['gather']:.1f} |"
         )

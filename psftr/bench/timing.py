@@ -96,6 +96,11 @@ def memory_bandwidth(device: torch.device, *, rounds: int) -> float:
     return 2 * size / times["copy"].median_s
 
 
+def empty_launch(*, rounds: int) -> float:
+    """Seconds a kernel that does nothing takes in a CUDA graph."""
+    return replay_in_turns({"empty": [lambda: torch.cuda._sleep(0)] * 16}, rounds=rounds)["empty"].median_s
+
+
 def describe_machine(device: torch.device) -> str:
     if device.type == "cuda":
         return f"{torch.cuda.get_device_name(device)}, CUDA {torch.version.cuda}, PyTorch {torch.__version__}"

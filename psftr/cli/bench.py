@@ -46,8 +46,9 @@ def run(args: argparse.Namespace) -> int:
 
     from psftr.errors import PsftrError
 
-    if args.rounds < 1 or (args.threads is not None and args.threads < 1):
-        raise PsftrError("--rounds and --threads must be at least 1")
+    for flag in ("rounds", "threads"):
+        if (number := getattr(args, flag)) is not None and number < 1:
+            raise PsftrError(f"--{flag} must be at least 1, got {number}")
     if args.threads is not None:
         torch.set_num_threads(args.threads)
     bench, result = args.measure(args)
@@ -60,8 +61,7 @@ def run(args: argparse.Namespace) -> int:
 def _ops(args: argparse.Namespace) -> tuple[Any, dict[str, Any]]:
     from psftr.bench import ops
 
-    rounds = min(args.rounds, 3) if args.quick else args.rounds
-    return ops, ops.run_benchmark(device=_device(args.device), rounds=rounds, quick=args.quick)
+    return ops, ops.run_benchmark(device=_device(args.device), rounds=args.rounds, quick=args.quick)
 
 
 def _train_step(args: argparse.Namespace) -> tuple[Any, dict[str, Any]]:

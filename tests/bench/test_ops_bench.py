@@ -89,9 +89,11 @@ def test_the_verb_prints_a_table_and_writes_json(tmp_path, capsys, monkeypatch) 
     versions = [row["version"] for row in result["rows"]]
     assert versions[:3] == ["grid_sample", "gather", "torch"]
     assert result["rows"][0]["both_ratio"]["grid_sample"] == 1
-    floor_us = sum(SMALL.bytes_moved(4)) / 1e9 * 1e6
+    floor_us = [moved / 1e9 * 1e6 for moved in SMALL.bytes_moved(4)]
     for row in result["rows"]:
-        assert row["percent_of_floor"] == pytest.approx(100 * floor_us / row["both_us"])
+        assert row["percent_of_floor_forward"] == pytest.approx(100 * floor_us[0] / row["forward_us"])
+        backward_us = row["both_us"] - row["forward_us"]
+        assert row["percent_of_floor_backward"] == pytest.approx(100 * floor_us[1] / backward_us)
         assert f"| small B2 T20 Q6 H2 D8 P3 | float32 | {row['version']} |" in table
 
 
@@ -105,7 +107,7 @@ def test_the_training_step_runs_both_ways(capsys, monkeypatch) -> None:
 @pytest.mark.parametrize(
     ("arguments", "text"),
     [
-        (["ops", "--rounds", "0"], "--rounds and --threads must be at least 1"),
+        (["ops", "--rounds", "0"], "--rounds must be at least 1, got 0"),
         (["ops", "--device", "cuda:7"], "--device cuda:7, but PyTorch finds no CUDA device"),
     ],
 )
