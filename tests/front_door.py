@@ -19,6 +19,7 @@ TINY = [
     "window.size=64",
     "window.train_overlap=0",
     "trainer.max_epochs=2",
+    "trainer.validate_every=1",
     "data.batch_size=32",
     "trainer.accelerator=cpu",
 ]

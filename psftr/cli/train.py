@@ -171,6 +171,8 @@ def train(config: Config, folder: RunFolder) -> float:
     trainer.fit(module, datamodule=data, ckpt_path=resumed, weights_only=True if resumed else None)
     if trainer.interrupted:
         raise KeyboardInterrupt
+    if trainer.current_epoch % config["trainer"]["validate_every"]:  # the last epoch is validated in any case
+        trainer.validate(module, datamodule=data, verbose=False)
     score = float(trainer.callback_metrics.get("val/mAP", float("nan")))
     if config["checkpoint"]["rule"] != "last" or config["protocol"] == "peer":
         score = load_best(module, folder, score)
