@@ -117,7 +117,7 @@ class Space:
         rng = seeded(seed, "space", dim)
         frame = np.linalg.qr(rng.standard_normal((dim, 3 + _NUM_PHASES + _NUM_JITTER + _NUM_MOTIONS)))[0].T
         self._frame = frame
-        self.common, self.topic, self._text_common = frame[:3]
+        self.common, self.topic, self.text_common = frame[:3]
         self.beginning, self.course, self.end = phases = frame[3:6]
         self.jitter, self.motions = frame[6 : 6 + _NUM_JITTER], frame[6 + _NUM_JITTER :]
         moved = np.concatenate([phases, self.motions, _unit(rng.standard_normal((_NUM_BROAD, dim)))])
@@ -149,7 +149,7 @@ class Space:
     def scene(self, composition: Composition) -> np.ndarray:
         return self.word("scene", composition.scene)
 
-    def _heard(self, role: str, word: str, agreement: float) -> np.ndarray:
+    def heard(self, role: str, word: str, agreement: float) -> np.ndarray:
         """A word in the text encoder's ear: partly its direction among images, partly one of its own."""
         rng = seeded(self.seed, "text", role, word)
         agreement = float(np.clip(agreement + self.recipe.agreement_spread * rng.standard_normal(), 0.0, 0.95))
@@ -160,14 +160,14 @@ class Space:
         """[dim] of length TEXT_NORM: the class sentence; `on_topic=False` makes it one about something else."""
         recipe, rng = self.recipe, seeded(self.seed, "class", composition.name)
         of_motion, of_object, of_scene = recipe.agreement
-        words = 0.62 * self._heard("motion", composition.motion, of_motion)
-        words += 0.60 * _unit(np.sum([self._heard("object", word, of_object) for word in composition.objects], axis=0))
-        words += 0.50 * self._heard("scene", composition.scene, of_scene)
+        words = 0.62 * self.heard("motion", composition.motion, of_motion)
+        words += 0.60 * _unit(np.sum([self.heard("object", word, of_object) for word in composition.objects], axis=0))
+        words += 0.50 * self.heard("scene", composition.scene, of_scene)
         share = float(np.clip(recipe.text_common + recipe.text_spread * rng.standard_normal(), 0.2, 0.75))
         bias = recipe.text_bias * rng.standard_normal() * self.common
         topic = recipe.text_topic if on_topic else 0.0
         gap = recipe.unrelated / (recipe.common * math.sqrt(recipe.text_common))  # the modality gap, as a cosine
-        common = gap * self.common + math.sqrt(1 - gap**2) * self._text_common
+        common = gap * self.common + math.sqrt(1 - gap**2) * self.text_common
         content = topic * self.topic + math.sqrt(1 - share - topic**2) * _unit(words)
         return TEXT_NORM * _unit(math.sqrt(share) * common + content + bias)
 

@@ -85,16 +85,16 @@ def _sentence(
     """[dim] of length TEXT_NORM, built like `Space.text`, with or without the motion and a phase."""
     recipe, rng = space.recipe, seeded(space.seed, "sentence", sentence)
     of_motion, of_object, of_scene = recipe.agreement
-    objects = np.sum([space._heard("object", word, of_object) for word in composition.objects], axis=0)
-    words = _OBJECT * objects / np.linalg.norm(objects) + _SCENE * space._heard("scene", composition.scene, of_scene)
+    objects = np.sum([space.heard("object", word, of_object) for word in composition.objects], axis=0)
+    words = _OBJECT * objects / np.linalg.norm(objects) + _SCENE * space.heard("scene", composition.scene, of_scene)
     if motion:
-        words += _MOTION * space._heard("motion", composition.motion, of_motion)
+        words += _MOTION * space.heard("motion", composition.motion, of_motion)
     if phase is not None:
         words += _PHASE * _heard_phase(space, phase)
     share = float(np.clip(recipe.text_common + recipe.text_spread * rng.standard_normal(), 0.2, 0.75))
     bias = recipe.text_bias * rng.standard_normal() * space.common
     gap = recipe.unrelated / (recipe.common * math.sqrt(recipe.text_common))
-    common = gap * space.common + math.sqrt(1 - gap**2) * space._text_common
+    common = gap * space.common + math.sqrt(1 - gap**2) * space.text_common
     content = recipe.text_topic * space.topic
     content = content + math.sqrt(1 - share - recipe.text_topic**2) * words / np.linalg.norm(words)
     mixed = math.sqrt(share) * common + content + bias
