@@ -1,8 +1,9 @@
 """The native CPU path: csrc/temporal_deform_attn.c, compiled ahead of time by whoever builds the wheel.
 
 The library knows neither Python nor PyTorch: it takes pointers through ctypes, which releases the interpreter lock,
-and its units of work are shared out among threads here. Wheels for common platforms carry it; where it is
-absent the PyTorch path runs and nothing is missing. No user ever compiles; `python -m psftr.ops.build_native` does.
+and shares its work out among the threads of the OpenMP library that PyTorch itself runs on. Wheels for common
+platforms carry it; where it is absent the PyTorch path runs and nothing is missing. No user ever compiles; see
+build_native.py for who does.
 """
 
 from __future__ import annotations
@@ -10,9 +11,8 @@ from __future__ import annotations
 import ctypes
 import functools
 import os
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from typing import NamedTuple, cast
+from collections.abc import Sequence
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -41,102 +41,90 @@ def load() -> ctypes.CDLL:
         raise NativeUnavailable(f"{path.name} does not load: {error}") from error
     if built_from != source_hash():
         raise NativeUnavailable(f"{path.name} was built from another version of {SOURCE.name}: build it again")
-    pointer, integer = ctypes.c_void_p, ctypes.c_int64
-    library.psftr_forward.argtypes = [pointer] * 6 + [integer] * 2 + [pointer]
-    library.psftr_backward.argtypes = [pointer] * 9 + [integer] * 2 + [pointer]
-    library.psftr_scratch_bytes.argtypes, library.psftr_scratch_bytes.restype = [pointer], integer
-    library.psftr_forward.restype = library.psftr_backward.restype = None
+    library.psftr_run.argtypes = [ctypes.POINTER(_Call), ctypes.c_int, ctypes.c_int, ctypes.c_void_p]
+    library.psftr_run.restype = None
     return library
 
 
+class _Call(ctypes.Structure):
+    """`Call` of the C source."""
+
+    _fields_ = (
+        *((name, ctypes.c_int64) for name in ("batch", "length", "heads", "dim", "queries", "levels", "points")),
+        *((name, ctypes.c_int64) for name in ("unit_heads", "units_at_once", "next_unit", "out_of_memory")),
+        ("level_lengths", ctypes.POINTER(ctypes.c_int64)),
+        *((name, ctypes.c_void_p) for name in ("values", "locations", "weights", "grad_out")),
+        *((name, ctypes.c_void_p) for name in ("out", "grad_values", "grad_locations", "grad_weights")),
+    )
+
+
 def forward(values: Tensor, locations: Tensor, weights: Tensor, level_lengths: Sequence[int]) -> Tensor:
-    library = load()
-    rows, where, shares = (tensor.float().contiguous() for tensor in (values, locations, weights))
+    tensors = _float32(values=values, locations=locations, weights=weights)
     batch, _, heads, dim = values.shape
-    out = rows.new_empty(batch, locations.shape[1], heads, dim)
-    plan = _plan(values, locations, multiplications=2 * locations.numel() * dim)
-    pointers = (rows, where, shares, _integers(level_lengths), out, plan.sizes)
-
-    def work(first: int, last: int) -> None:
-        scratch = _scratch(plan)
-        library.psftr_forward(*map(_address, pointers), first, last, _address(scratch))
-
-    _share_out(work, plan)
-    return out.to(values.dtype)
+    tensors["out"] = tensors["values"].new_empty(batch, locations.shape[1], heads, dim)
+    _run(tensors, level_lengths, backward=False)
+    return tensors["out"].to(values.dtype)
 
 
 def backward(
     grad_out: Tensor, values: Tensor, locations: Tensor, weights: Tensor, level_lengths: Sequence[int]
 ) -> tuple[Tensor, Tensor, Tensor]:
-    library = load()
-    inputs = [tensor.float().contiguous() for tensor in (grad_out, values, locations, weights)]
-    grads = [torch.empty_like(tensor) for tensor in inputs[1:]]
-    plan = _plan(values, locations, multiplications=4 * locations.numel() * values.shape[3])
-    pointers = (*inputs, _integers(level_lengths), *grads, plan.sizes)
-
-    def work(first: int, last: int) -> None:
-        scratch = _scratch(plan)
-        library.psftr_backward(*map(_address, pointers), first, last, _address(scratch))
-
-    _share_out(work, plan)
-    return grads[0].to(values.dtype), grads[1].to(locations.dtype), grads[2].to(weights.dtype)
+    tensors = _float32(values=values, locations=locations, weights=weights, grad_out=grad_out)
+    for name in ("values", "locations", "weights"):
+        tensors[f"grad_{name}"] = torch.empty_like(tensors[name])
+    _run(tensors, level_lengths, backward=True)
+    return (
+        tensors["grad_values"].to(values.dtype),
+        tensors["grad_locations"].to(locations.dtype),
+        tensors["grad_weights"].to(weights.dtype),
+    )
 
 
-class _Plan(NamedTuple):
-    """How one call is cut: `units` pieces of work, independent of each other, for `threads` threads."""
-
-    units: int
-    threads: int
-    sizes: ctypes.Array
+def _float32(**tensors: Tensor) -> dict[str, Tensor]:
+    return {name: tensor.float().contiguous() for name, tensor in tensors.items()}
 
 
-def _plan(values: Tensor, locations: Tensor, *, multiplications: int) -> _Plan:
-    batch, length, heads, dim = values.shape
-    queries, _, levels, points = locations.shape[1:]
-    threads = max(1, min(torch.get_num_threads(), batch * heads, multiplications // _MULTIPLICATIONS_PER_THREAD))
-    # heads lie next to each other in memory: split them only to occupy every thread
-    splits = next((n for n in range(1, heads + 1) if heads % n == 0 and batch * n >= 4 * threads), heads)
-    unit_heads = max(1, heads // max(1, splits)) if threads > 1 else max(1, heads)
-    sizes = _integers([batch, length, heads, dim, queries, levels, points, unit_heads])
-    return _Plan(batch * heads // unit_heads, threads, sizes)
-
-
-def _scratch(plan: _Plan) -> Tensor:
-    return torch.empty(load().psftr_scratch_bytes(_address(plan.sizes)), dtype=torch.uint8)
-
-
-def _share_out(work: Callable[[int, int], None], plan: _Plan) -> None:
-    """Call work(first, last) for all units, every thread taking the next few when it is done with the last: on a busy
-    machine threads do not advance alike."""
-    if plan.threads == 1:
-        work(0, plan.units)
+def _run(tensors: dict[str, Tensor], level_lengths: Sequence[int], *, backward: bool) -> None:
+    batch, length, heads, dim = tensors["values"].shape
+    queries, _, levels, points = tensors["locations"].shape[1:]
+    if batch * heads == 0:
         return
-    size = -(-plan.units // (4 * plan.threads))
-    starts = iter(range(0, plan.units, size))
+    multiplications = (4 if backward else 2) * tensors["locations"].numel() * dim
+    threads = max(1, min(_threads(), batch * heads, multiplications // _MULTIPLICATIONS_PER_THREAD))
+    # heads lie next to each other in memory: split them only to keep every thread busy
+    enough = 4 * threads if threads > 1 else 1
+    splits = next((n for n in range(1, heads) if heads % n == 0 and batch * n >= enough), heads)
+    call = _Call(
+        batch=batch,
+        length=length,
+        heads=heads,
+        dim=dim,
+        queries=queries,
+        levels=levels,
+        points=points,
+        unit_heads=heads // splits,
+        units_at_once=max(1, batch * splits // (4 * threads)),
+        level_lengths=(ctypes.c_int64 * max(1, levels))(*level_lengths),
+        **{name: tensor.data_ptr() for name, tensor in tensors.items()},
+    )
+    load().psftr_run(call, backward, threads, _openmp())
+    if call.out_of_memory:
+        raise MemoryError("temporal deformable attention found no memory for its scratch space")
 
-    def take() -> None:
-        for start in starts:
-            work(start, min(start + size, plan.units))
 
-    others = [_pool().submit(take) for _ in range(plan.threads - 1)]
-    take()
-    for other in others:
-        other.result()
+def _threads() -> int:
+    """As many as PyTorch uses; one in a forked process, where OpenMP's threads are missing and would be waited for."""
+    return 1 if os.getpid() != _IMPORTED_IN else torch.get_num_threads()
 
 
-def _address(memory: object) -> int:
-    return memory.data_ptr() if isinstance(memory, Tensor) else ctypes.addressof(cast(ctypes.Array, memory))
-
-
-def _integers(numbers: Sequence[int]) -> ctypes.Array:
-    return (ctypes.c_int64 * max(1, len(numbers)))(*numbers)
+_IMPORTED_IN = os.getpid()
 
 
 @functools.cache
-def _pool() -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(max_workers=os.cpu_count() or 1, thread_name_prefix="psftr-ops")
-
-
-# a forked child inherits the pool without its threads: it makes its own
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_pool.cache_clear)
+def _openmp() -> int | None:
+    """Address of GOMP_parallel in the OpenMP library PyTorch has loaded (GNU, LLVM and Intel have it), or None."""
+    try:
+        library = ctypes.CDLL(str(Path(torch.__file__).parent / "lib" / "libtorch_cpu.so"))
+        return ctypes.cast(library.GOMP_parallel, ctypes.c_void_p).value
+    except (OSError, AttributeError):
+        return None

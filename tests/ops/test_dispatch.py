@@ -111,7 +111,6 @@ def test_a_fork_after_the_first_call_does_not_hang(library, built_library) -> No
     torch.set_num_threads(2)
     try:
         native_path.forward(values, where, weights, [300])
-        assert native_path._pool.cache_info().currsize == 1, "the call was too small to start a second thread"
         child = os.fork()
         if child == 0:
             try:

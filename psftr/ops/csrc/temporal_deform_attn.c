@@ -1,13 +1,14 @@
 /* Temporal deformable attention on the CPU: forward and backward over contiguous float32 arrays.
  *
- * Plain C with GNU vector types and no dependency but libc: no Python, no PyTorch, no thread library. The caller
- * splits the B*H (batch, head) pairs into units of some neighbouring heads and the units among its threads. Each
- * pair is one thread's from beginning to end and its queries are taken in order, so the gradients are bit-identical
- * from run to run, whatever the number of threads. Within a unit heads vary fastest, as they do in memory.
+ * Plain C with GNU vector types and no dependency but libc: no Python, no PyTorch, no thread library. The B*H (batch,
+ * head) pairs are cut into units of some neighbouring heads. Each pair is one thread's from beginning to end and its
+ * queries are taken in order, so the gradients are bit-identical from run to run, whatever the number of threads.
+ * Within a unit heads vary fastest, as they do in memory.
  *
  * Shapes as in ../temporal_deform_attn.py: values [B,T,H,D], locations and weights [B,Q,H,L,P], out [B,Q,H,D].
  */
 #include <stdint.h>
+#include <stdlib.h>
 #include <string.h>
 
 #if defined(__x86_64__) && defined(__linux__) && defined(__GLIBC__)
@@ -27,9 +28,18 @@ enum {
     SMALL = 256 * 1024, /* values that surely fit into a level-2 cache */
 };
 
+/* One call, mirrored in ../native_path.py. Gradients, and what they are computed from, are NULL in the forward. */
 typedef struct {
-    int64_t batch, length, heads, dim, queries, levels, points, unit_heads;
-} Sizes;
+    int64_t batch, length, heads, dim, queries, levels, points;
+    int64_t unit_heads;     /* divides heads; unit u holds heads (u % n)*unit_heads onwards of batch element u / n, */
+                            /* where n = heads / unit_heads */
+    int64_t units_at_once;  /* that a thread takes when it is done with the last */
+    int64_t next_unit;      /* the first that no thread has taken yet; 0 to begin with */
+    int64_t out_of_memory;  /* 0 to begin with, and afterwards if all went well */
+    const int64_t *level_lengths;
+    const float *values, *locations, *weights, *grad_out;
+    float *out, *grad_values, *grad_locations, *grad_weights;
+} Call;
 
 /* One row that a query reads, and its share. */
 typedef struct {
@@ -49,13 +59,6 @@ typedef struct {
 /* The loader refuses a library that was built from another version of this file. */
 EXPORT const char *psftr_source_hash(void) { return SOURCE_HASH; }
 
-/* Bytes of scratch memory that a call of the functions below needs for itself. */
-EXPORT int64_t psftr_scratch_bytes(const Sizes *s) {
-    const int64_t points = s->levels * s->points;
-    return 2 * points * (int64_t)sizeof(Knot) +
-           s->unit_heads * points * (int64_t)(sizeof(int32_t) + sizeof(float));
-}
-
 /* Positions x*T_l - 0.5, exact in double, of `count` points of one level. They are clamped to just outside the level,
  * where neither row is inside. NaN reads row 0 with a NaN fraction, so that it shows in the result. */
 INLINE void locate(const float *locations, int64_t count, int64_t length, int32_t *below, float *fraction) {
@@ -71,7 +74,7 @@ INLINE void locate(const float *locations, int64_t count, int64_t length, int32_
 }
 
 /* The points of one query and all heads of a unit, in the order of memory: [unit_heads, L, P]. */
-INLINE void locate_query(const float *locations, const int64_t *level_lengths, const Sizes *s, Places places) {
+INLINE void locate_query(const float *locations, const int64_t *level_lengths, const Call *s, Places places) {
     if (s->levels == 1) {
         locate(locations, s->unit_heads * s->points, level_lengths[0], places.below, places.fraction);
         return;
@@ -90,7 +93,7 @@ INLINE float horizontal_sum(Vector x) {
 }
 
 /* Ask for all value rows of a unit in the order of memory, before its queries ask for them in theirs. */
-INLINE void fetch_ahead(const float *first_row, int64_t stride, const Sizes *s) {
+INLINE void fetch_ahead(const float *first_row, int64_t stride, const Call *s) {
     const int64_t width = s->unit_heads * s->dim;
     if (s->length * width > SMALL) return;
     for (int64_t t = 0; t < s->length; ++t)
@@ -151,29 +154,26 @@ INLINE void two_rows(const float *grad, const float *row, float *grad_row, int64
     *right = horizontal_sum(sum_right) + tail_right;
 }
 
-/* Units [first, last) of out; unit u holds heads (u % (H/unit_heads))*unit_heads onwards of batch element
- * u / (H/unit_heads). */
-MULTIVERSION EXPORT void psftr_forward(const float *values, const float *locations, const float *weights,
-                                       const int64_t *level_lengths, float *out, const Sizes *sizes, int64_t first,
-                                       int64_t last, void *scratch) {
-    const Sizes s = *sizes;
+/* Units [first, last) of out. */
+MULTIVERSION void forward_units(const Call *call, int64_t first, int64_t last, void *scratch) {
+    const Call s = *call;
     const int64_t stride = s.heads * s.dim, level_points = s.levels * s.points, units = s.heads / s.unit_heads;
     Knot *knots = scratch;
     float *fraction = (float *)(knots + 2 * level_points);
     const Places places = {(int32_t *)(fraction + s.unit_heads * level_points), fraction};
     for (int64_t unit = first; unit < last; ++unit) {
         const int64_t b = unit / units, first_head = unit % units * s.unit_heads;
-        const float *unit_values = values + b * s.length * stride + first_head * s.dim;
+        const float *unit_values = s.values + b * s.length * stride + first_head * s.dim;
         fetch_ahead(unit_values, stride, &s);
         for (int64_t q = 0; q < s.queries; ++q) {
             const int64_t first_item = (b * s.queries + q) * s.heads + first_head;
-            locate_query(locations + first_item * level_points, level_lengths, &s, places);
+            locate_query(s.locations + first_item * level_points, s.level_lengths, &s, places);
             for (int64_t h = 0; h < s.unit_heads; ++h) {
                 const float *level_values = unit_values + h * s.dim;
-                const float *weight = weights + (first_item + h) * level_points;
+                const float *weight = s.weights + (first_item + h) * level_points;
                 int64_t point = h * level_points, count = 0;
                 for (int64_t l = 0; l < s.levels; ++l) {
-                    const int64_t length = level_lengths[l];
+                    const int64_t length = s.level_lengths[l];
                     for (int64_t p = 0; p < s.points; ++p, ++point, ++weight) {
                         const int64_t below = places.below[point];
                         const float *row = level_values + below * stride;
@@ -183,7 +183,7 @@ MULTIVERSION EXPORT void psftr_forward(const float *values, const float *locatio
                     }
                     level_values += length * stride;
                 }
-                float *result = out + (first_item + h) * s.dim;
+                float *result = s.out + (first_item + h) * s.dim;
                 int64_t d = 0;
                 for (; d + 8 * LANES <= s.dim; d += 8 * LANES) weighted_sum(knots, count, d, 8, result);
                 for (; d + 4 * LANES <= s.dim; d += 4 * LANES) weighted_sum(knots, count, d, 4, result);
@@ -199,33 +199,31 @@ MULTIVERSION EXPORT void psftr_forward(const float *values, const float *locatio
 }
 
 /* Gradients of units [first, last): every element of them is written, whatever was there. */
-MULTIVERSION EXPORT void psftr_backward(const float *grad_out, const float *values, const float *locations,
-                                        const float *weights, const int64_t *level_lengths, float *grad_values,
-                                        float *grad_locations, float *grad_weights, const Sizes *sizes,
-                                        int64_t first, int64_t last, void *scratch) {
-    const Sizes s = *sizes;
+MULTIVERSION void backward_units(const Call *call, int64_t first, int64_t last, void *scratch) {
+    const Call s = *call;
+    float *const grad_values = s.grad_values;
     const int64_t stride = s.heads * s.dim, level_points = s.levels * s.points, units = s.heads / s.unit_heads;
     const Places places = {(int32_t *)((float *)scratch + s.unit_heads * level_points), scratch};
     for (int64_t unit = first; unit < last; ++unit) {
         const int64_t b = unit / units, first_head = unit % units * s.unit_heads;
         const int64_t start = b * s.length * stride + first_head * s.dim;
-        fetch_ahead(values + start, stride, &s);
+        fetch_ahead(s.values + start, stride, &s);
         for (int64_t t = 0; t < s.length; ++t)
             memset(grad_values + start + t * stride, 0, (size_t)(s.unit_heads * s.dim) * sizeof(float));
         for (int64_t q = 0; q < s.queries; ++q) {
             const int64_t first_item = (b * s.queries + q) * s.heads + first_head;
             const int64_t first_point = first_item * level_points;
-            locate_query(locations + first_point, level_lengths, &s, places);
+            locate_query(s.locations + first_point, s.level_lengths, &s, places);
             for (int64_t h = 0, place = 0; h < s.unit_heads; ++h) {
-                const float *grad = grad_out + (first_item + h) * s.dim;
+                const float *grad = s.grad_out + (first_item + h) * s.dim;
                 int64_t level_start = start + h * s.dim;
                 for (int64_t l = 0; l < s.levels; ++l) {
-                    const int64_t length = level_lengths[l];
+                    const int64_t length = s.level_lengths[l];
                     for (int64_t p = 0; p < s.points; ++p, ++place) {
                         const int64_t below = places.below[place], point = first_point + place;
-                        const float fraction = places.fraction[place], weight = weights[point];
+                        const float fraction = places.fraction[place], weight = s.weights[point];
                         const float weight_right = weight * fraction, weight_left = weight - weight_right;
-                        const float *row = values + level_start + below * stride;
+                        const float *row = s.values + level_start + below * stride;
                         float *grad_row = grad_values + level_start + below * stride;
                         float left = 0, right = 0;
                         if (below >= 0 && below < length - 1) {
@@ -239,12 +237,46 @@ MULTIVERSION EXPORT void psftr_backward(const float *grad_out, const float *valu
                         } else if (below >= 0 && below < length) {
                             left = one_row(grad, row, grad_row, weight_left, s.dim);
                         }
-                        grad_weights[point] = left + fraction * (right - left);
-                        grad_locations[point] = weight * (float)length * (right - left);
+                        s.grad_weights[point] = left + fraction * (right - left);
+                        s.grad_locations[point] = weight * (float)length * (right - left);
                     }
                     level_start += length * stride;
                 }
             }
         }
     }
+}
+
+INLINE void take_units(Call *call, int backward) {
+    const int64_t units = call->batch * (call->heads / call->unit_heads), points = call->levels * call->points;
+    const size_t knots = (size_t)(2 * points) * sizeof(Knot);
+    const size_t places = (size_t)(call->unit_heads * points) * (sizeof(int32_t) + sizeof(float));
+    void *scratch = malloc(knots + places + 1);
+    if (!scratch) {
+        __atomic_store_n(&call->out_of_memory, 1, __ATOMIC_RELAXED);
+        return;
+    }
+    for (;;) {
+        const int64_t first = __atomic_fetch_add(&call->next_unit, call->units_at_once, __ATOMIC_RELAXED);
+        if (first >= units) break;
+        const int64_t last = first + call->units_at_once < units ? first + call->units_at_once : units;
+        if (backward)
+            backward_units(call, first, last, scratch);
+        else
+            forward_units(call, first, last, scratch);
+    }
+    free(scratch);
+}
+static void forward_thread(void *call) { take_units(call, 0); }
+static void backward_thread(void *call) { take_units(call, 1); }
+
+/* Compute one call on `threads` threads. `parallel` is GOMP_parallel of the OpenMP library that PyTorch runs on (its
+ * waiting threads would compete with any other's), or NULL for this thread alone. */
+EXPORT void psftr_run(Call *call, int backward, int threads,
+                      void (*parallel)(void (*)(void *), void *, unsigned, unsigned)) {
+    void (*const thread)(void *) = backward ? backward_thread : forward_thread;
+    if (parallel && threads > 1)
+        parallel(thread, call, (unsigned)threads, 0);
+    else
+        thread(call);
 }
