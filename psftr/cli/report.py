@@ -1,7 +1,8 @@
 """One self-contained HTML page for predictions files: tables, curves, error analysis, and a timeline browser.
 
 Files of one method on several class splits are averaged and shown split by split; other files stand beside them. The
-page needs no network and no server: open it, send it, keep it.
+page needs no network and no server: open it, send it, keep it. Where stages.json of `psftr cascade` lies beside a file,
+a click on a detection shows its stages.
 
 examples:
   psftr report predictions.json --annotations data/thumos14/annotations.json
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from psftr.data.splits import ClassSplit
     from psftr.evaluation.aggregate import TenSplitReport
     from psftr.evaluation.protocol import Protocol
+    from psftr.evaluation.stage_trace import StageTrace
     from psftr.predictions import Predictions
 
 TIMELINES_AT_MOST = 5
@@ -43,6 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add("--ratio", type=int, choices=(75, 50), default=75, help="percent of classes seen (default %(default)s)")
     add("--index", type=int, nargs="+", metavar="N", help="split of each file, in order")
+    add("--stages", nargs="+", metavar="FILE", help="stage traces, one for each file (default: stages.json beside it)")
     add("--videos-dir", metavar="DIR", help="where the videos are, to play them (default: beside the page)")
     add("--figures", metavar="DIR", help="also PNG figures, and timelines of the first videos")
     add("--title", default="psftr report", help="default %(default)s")
@@ -56,7 +59,9 @@ def run(args: argparse.Namespace) -> int:
 
     if args.dataset and (args.subset or args.tious):
         raise PsftrError("--dataset sets subset and tIoUs; leave out --subset and --tious, or the data set")
-    files = {name: read_predictions(path) for name, path in _named(args.predictions).items()}
+    paths_by_name = _named(args.predictions)
+    files = {name: read_predictions(path) for name, path in paths_by_name.items()}
+    stages = _stages(args, paths_by_name, files)
     annotations = read_annotations(args.annotations)
     splits = _splits(args, list(files))
     rules = {name: _rules(args, file, annotations, protocol_of) for name, file in files.items()}
@@ -71,6 +76,7 @@ def run(args: argparse.Namespace) -> int:
         protocol=protocol,
         splits=splits,
         videos_dir=args.videos_dir,
+        stages=stages,
         title=args.title,
     )
     reports = score_files(files, annotations, protocol=protocol, splits=splits)
@@ -96,6 +102,23 @@ def _named(paths: Sequence[str]) -> dict[str, str]:
         raise PsftrError("a predictions file is given twice; give each once")
     names = [Path(path).name for path in paths]
     return dict(zip(paths if len(set(names)) < len(names) else names, paths))
+
+
+def _stages(args: argparse.Namespace, paths: dict[str, str], files: dict[str, Predictions]) -> dict[str, StageTrace]:
+    """Given traces must be of their files; one that only happens to lie beside a file may be of another."""
+    from psftr.errors import PsftrError
+    from psftr.evaluation.stage_trace import find_stage_trace, read_stage_trace
+
+    if not args.stages:
+        found = {name: find_stage_trace(path) for name, path in paths.items()}
+        return {name: read_stage_trace(file) for name, file in found.items() if file}
+    if len(args.stages) != len(files):
+        raise PsftrError(f"--stages needs one file for each of the {len(files)} predictions files, in order")
+    traces = {name: read_stage_trace(file) for name, file in zip(files, args.stages)}
+    for (name, trace), file in zip(traces.items(), args.stages):
+        if not any(trace.of(d) for found in files[name].detections.values() for d in found):
+            raise PsftrError(f"{file} traces no detection of {name}: give the stages.json written with it")
+    return traces
 
 
 def _splits(args: argparse.Namespace, names: Sequence[str]) -> dict[str, ClassSplit]:

@@ -65,6 +65,10 @@
       button.title = text;
       button.dataset.start = bar[1];
       button.dataset.end = bar[2];
+      if (kind === 'found' && video.s && video.s.d[bar[4]]) {
+        button.dataset.row = bar[4];
+        button.setAttribute('aria-expanded', 'false');
+      }
       lane.append(button);
     });
     rows.append(lane);
@@ -88,7 +92,7 @@
     drawTicks();
     const truth = groups(video.t, 3);
     const ignored = groups(video.x, 3);
-    const found = groups(video.p, 4).filter((bar) => bar[3] >= least);
+    const found = groups(video.p, 4).map((bar, row) => [...bar, row]).filter((bar) => bar[3] >= least);
     const present = new Set([...truth, ...found, ...ignored].map((bar) => bar[0]));
     const best = (k) => Math.max(0, ...found.filter((bar) => bar[0] === k).map((bar) => bar[3]));
     const has = (k) => (truth.some((bar) => bar[0] === k) ? 1 : 0);
@@ -134,9 +138,26 @@
       other.removeAttribute('aria-current');
     });
     bar.setAttribute('aria-current', 'true');
-    told.textContent = bar.getAttribute('aria-label');
+    const more = bar.getAttribute('aria-expanded') === 'false' ? '; Enter shows its stages' : '';
+    told.textContent = bar.getAttribute('aria-label') + more;
     moveHead(Number(bar.dataset.start));
     if (seek && screen) screen.currentTime = Number(bar.dataset.start) / 100;
+  }
+
+  // Where the file has a stage trace: under the row of the bar, how that detection came about; again closes it.
+  function toggleStages(bar) {
+    const isOpen = bar.getAttribute('aria-expanded') === 'true';
+    rows.querySelectorAll('.stages').forEach((panel) => panel.remove());
+    rows.querySelectorAll('.bar[aria-expanded]').forEach((other) => other.setAttribute('aria-expanded', 'false'));
+    if (bar.dataset.row === undefined || isOpen) return;
+    const row = Number(bar.dataset.row);
+    const detection = groups(video.p, 4)[row];
+    const width = bar.parentElement.clientWidth;
+    bar.setAttribute('aria-expanded', 'true');
+    bar.parentElement.after(stagePanel({
+      video, detection, width, make, groups, seconds,
+      name: file.classes[detection[0]], traced: video.s.d[row], plan: video.s.c[detection[0]],
+    }));
   }
 
   function showVideo(index) {
@@ -203,7 +224,9 @@
 
   rows.addEventListener('click', (event) => {
     const bar = event.target.closest('.bar');
-    if (bar) select(bar, true);
+    if (!bar) return;
+    toggleStages(bar);
+    select(bar, true);
   });
   rows.addEventListener('focusin', (event) => {
     if (event.target.classList.contains('bar')) select(event.target, false);
@@ -211,7 +234,8 @@
   rows.addEventListener('keydown', (event) => {
     if (!['ArrowRight', 'ArrowLeft', 'ArrowUp', 'ArrowDown', 'Home', 'End'].includes(event.key)) return;
     const bar = event.target.closest('.bar');
-    const next = bar && neighbour(bar, event.key);
+    if (!bar) return;
+    const next = neighbour(bar, event.key);
     event.preventDefault();
     if (next) next.focus();
   });

@@ -34,6 +34,7 @@ from psftr.evaluation.report_timelines import (
 )
 from psftr.evaluation.rules import CLEAN, PEER, PROTOCOLS
 from psftr.evaluation.selection import Selection, select_scored
+from psftr.evaluation.stage_trace import StageTrace
 from psftr.evaluation.tables import marks, short_method
 from psftr.predictions import CHECKPOINT_PEER, Predictions
 
@@ -67,6 +68,7 @@ def write_report_page(
     videos_dir: str | os.PathLike[str] | None = None,
     sources: Mapping[str, str | os.PathLike[str]] | None = None,
     durations_s: Mapping[str, float] | None = None,
+    stages: Mapping[str, StageTrace] | None = None,
     title: str = "psftr report",
 ) -> Path:
     """Write the page for predictions by name; returns its path.
@@ -74,11 +76,14 @@ def write_report_page(
     annotations: of the whole data set; without them, or with `is_scored` False, the page has timelines and facts only.
     protocol: default per file, `protocol_of`. splits: for files that do not name theirs. expected_splits: default all
     ten where several published splits are given. videos_dir: where to look for video files, default the page's own
-    folder; sources: known files, by video id.
+    folder; sources: known files, by video id. stages: by the name of their file, how its detections came about.
     Raises PsftrError where files, splits and annotations do not belong together, or must not be averaged.
     """
     if not files:
         raise PsftrError("no predictions for the report; give at least one file")
+    stages = stages or {}
+    if stray := sorted(set(stages) - set(files)):
+        raise PsftrError(f"stage trace of {', '.join(stray)}, but no such predictions; there are {', '.join(files)}")
     path = Path(path)
     shown = [
         _scored(name, predictions, annotations, protocol, (splits or {}).get(name))
@@ -92,17 +97,19 @@ def write_report_page(
     protocols = [report.protocol for report in reports]
     synthetic, untrained = any(map(_is_synthetic, shown)), any(map(_is_untrained, shown))
     warning = tables.banner(protocols, synthetic=synthetic, untrained=untrained)
+    limit = most_per_video(list(files.values()))
+    data = [_timelines(file, annotations, durations, addresses, limit, stages.get(file.name)) for file in shown]
+    has_stages = any("s" in video for file in data for video in file["videos"])
     body = [
         f"<header><h1>{escape(title)}</h1>{warning}</header>",
         _results(reports),
         _file_choice(shown),
         *(_file_sections(number, file, durations) for number, file in enumerate(shown)),
         _BROWSER,
+        _STAGES_HINT if has_stages else "",
     ]
-    limit = most_per_video(list(files.values()))
-    data = [_timelines(file, annotations, durations, addresses, limit) for file in shown]
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(_page(title, "".join(body), data), encoding="utf-8")
+    path.write_text(_page(title, "".join(body), data, has_stages), encoding="utf-8")
     return path
 
 
@@ -290,6 +297,7 @@ def _timelines(
     durations_s: Mapping[str, float],
     sources: Mapping[str, str],
     limit: int,
+    stages: StageTrace | None,
 ) -> dict[str, Any]:
     if file.selection is not None:
         truth, ignored = file.selection.ground_truth, file.selection.ignored
@@ -305,6 +313,7 @@ def _timelines(
         durations_s=durations_s,
         sources=sources,
         most_per_video=limit,
+        stages=stages,
     )
 
 
@@ -323,9 +332,12 @@ def _numbers(indices: Sequence[int]) -> str:
     return " ".join(map(str, indices))
 
 
-def _page(title: str, body: str, data: Sequence[Mapping[str, Any]]) -> str:
+def _page(title: str, body: str, data: Sequence[Mapping[str, Any]], has_stages: bool) -> str:
     folder = Path(__file__).parent
-    style, script = ((folder / name).read_text(encoding="utf-8") for name in ("report.css", "report.js"))
+    names = ("report", "report_stages") if has_stages else ("report",)
+    style, script = (
+        "\n".join((folder / f"{name}.{kind}").read_text(encoding="utf-8") for name in names) for kind in ("css", "js")
+    )
     # "<" inside the data must not end the script element.
     plain = json.dumps(_finite(data), separators=(",", ":"), ensure_ascii=False, allow_nan=False).replace(
         "<", "\\u003c"
@@ -366,4 +378,9 @@ _BROWSER = """
 <kbd>&rarr;</kbd> along the row, <kbd>&uarr;</kbd> <kbd>&darr;</kbd> between rows, <kbd>Enter</kbd> seeks the video
 where its file is there.</p>
 </section>
+"""
+
+_STAGES_HINT = """
+<p class="keys">An underlined detection has a stage trace: a click or <kbd>Enter</kbd> shows its stages, the runs
+that were merged into it and those of its class that were dropped; once more closes it.</p>
 """

@@ -2,6 +2,10 @@
 
 Rows are flat lists of whole numbers: [class, start, end] for ground truth and [class, start, end, score] for
 detections, times in hundredths of a second, scores in ten-thousandths of the file's highest.
+
+Where a stage trace is given, a video with traced detections also has "s": {"c": {class: how it was looked for},
+"d": [how it was put together, or null, per row of "p"]}; flat [start, end, key stage or -1] for runs, flat [start, end,
+confidence in thousandths] for the stretches of a stage.
 """
 
 from __future__ import annotations
@@ -14,6 +18,7 @@ from typing import Any
 from urllib.parse import quote
 
 from psftr.data.annotations import Action, Annotations, canonical_id
+from psftr.evaluation.stage_trace import ClassStages, DetectionStages, Span, StageTrace
 from psftr.predictions import Detection, Predictions
 
 MOST_DETECTIONS = 60_000  # on a page; about 1.2 MB
@@ -31,6 +36,7 @@ def timeline_data(
     durations_s: Mapping[str, float],
     sources: Mapping[str, str],
     most_per_video: int,
+    stages: StageTrace | None = None,
 ) -> dict[str, Any]:
     """One predictions file. Videos are those of either mapping, by canonical id."""
     rows = {canonical_id(video_id): found for video_id, found in detections.items()}
@@ -61,8 +67,40 @@ def timeline_data(
             video["cut"] = len(found) - len(kept)
         if video_id in sources:
             video["src"] = sources[video_id]
+        if stages is not None:
+            video |= _traced(stages, video_id, kept, place)
         videos.append(video)
     return {"name": name, "classes": list(place), "top": top, "least": max(0.0, least), "videos": videos}
+
+
+def _traced(
+    trace: StageTrace, video_id: str, detections: Sequence[Detection], place: Mapping[str, int]
+) -> dict[str, Any]:
+    """{"s": …} of one video; empty where the trace knows none of its detections."""
+    known = [trace.of(detection) for detection in detections]
+    labels = sorted({one.label for one in known if one})
+    if not labels:
+        return {}
+    classes = {str(place[label]): _class_stages(trace.classes[video_id][label]) for label in labels}
+    return {"s": {"c": classes, "d": [one and _detection_stages(one) for one in known]}}
+
+
+def _class_stages(one: ClassStages) -> dict[str, Any]:
+    stages = [[text, int(is_key)] for text, is_key in zip(one.descriptions, one.is_key)]
+    fallback = {"fallback": 1} if one.is_fallback else {}
+    return {"stages": stages, "filter": round(one.filter_confidence, 3), "runs": _flat_runs(one.runs), **fallback}
+
+
+def _detection_stages(one: DetectionStages) -> dict[str, Any]:
+    seen = [
+        [n for part in parts for n in (_cs(part.start_s), _cs(part.end_s), round(1000 * (part.value or 0.0)))]
+        for parts in one.stages
+    ]
+    return {"key": one.key, "coverage": round(one.coverage, 3), "runs": _flat_runs(one.runs), "stages": seen}
+
+
+def _flat_runs(runs: Sequence[Span]) -> list[int]:
+    return [n for run in runs for n in (_cs(run.start_s), _cs(run.end_s), -1 if run.value is None else int(run.value))]
 
 
 def most_per_video(files: Sequence[Predictions]) -> int:
