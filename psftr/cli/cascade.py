@@ -81,7 +81,8 @@ def run_on_dataset(config: Config) -> float | None:
 
     dataset = load_dataset(config)
     split, kind = dataset.split, config["backend"]["kind"]
-    out = Path(config["out"] or Path("outputs") / dataset.name / f"cascade-{kind}-{split.ratio}-split{split.index}")
+    folder = Path("outputs") / dataset.name / f"cascade-{kind}-{split.ratio}"  # `psftr evaluate run=` takes it whole
+    out = Path(config["out"] or folder / f"split{split.index}")
     names = dataset.annotations.classes if config["candidates"] == "all" or config["compat"] else split.unseen
     ids = test_video_ids(config, dataset)
     if kind == "clip":

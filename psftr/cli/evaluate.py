@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from psftr.cli.evaluate_predictions import evaluate_training_free, find_training_free
 from psftr.cli.present import compare_settings, draw_example, show
 from psftr.cli.run_folder import RunFolder, find_runs, planned_overrides
 from psftr.errors import PsftrError
@@ -32,7 +33,7 @@ examples:
   psftr evaluate predictions=pred.json annotations=data/thumos14/annotations.json dataset=thumos14
 
 main keys:
-  run=DIR             a run or a multirun folder of `psftr train`; missing splits are named
+  run=DIR             a run or a multirun folder of `psftr train`, or of `psftr cascade`; missing splits are named
   predictions=FILE    ActivityNet results JSON or CSV
   annotations=FILE    its ground truth, JSON or CSV; subset=NAME and tious=[0.5,…] for a data set of your own
   baseline=true       the training-free CLIP baseline beside each run
@@ -78,6 +79,8 @@ def evaluate_folder(config: Config, given: set[str]) -> float:
     from psftr.evaluation.aggregate import aggregate
 
     folder = Path(config["run"])
+    if training_free := find_training_free(folder):
+        return evaluate_training_free(folder, training_free, config, given)
     runs = find_runs(folder)
     planned = planned_overrides(folder)
     finished = [run for run in runs if run.read()["status"] == "finished"]

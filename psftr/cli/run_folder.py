@@ -87,7 +87,9 @@ def find_runs(folder: Path) -> list[RunFolder]:
     folders.sort(key=lambda path: (0, int(path.name), "") if path.name.isdigit() else (1, 0, path.name))
     runs = [RunFolder(path) for path in folders]
     if not runs and not (folder / "multirun.yaml").is_file():
-        raise PsftrError(f"no run.json in {folder} or one level below it: give a folder written by `psftr train`")
+        raise PsftrError(
+            f"no run.json in {folder} or one level below it: give a folder written by `psftr train` or `psftr cascade`"
+        )
     return runs
 
 
