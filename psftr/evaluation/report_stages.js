@@ -4,6 +4,8 @@ function stagePanel({ video, name, detection, traced, plan, width, make, groups,
   panel.setAttribute('role', 'group');
   const span = (s) => `${seconds(s[0])} to ${seconds(s[1])} s`;
   const shown = [detection[1], detection[2]];
+  const MOST_TOLD = 8; // runs in words; the row under them has all
+  const apart = (run) => Math.max(run[0] - shown[1], shown[0] - run[1], 0);
   panel.setAttribute('aria-label', `stages of ${name}, ${span(shown)}`);
   const [all, merged] = [groups(plan.runs, 3), groups(traced.runs, 3)];
   const same = (a, b) => Math.abs(a[0] - b[0]) < 2 && Math.abs(a[1] - b[1]) < 2;
@@ -97,7 +99,9 @@ function stagePanel({ video, name, detection, traced, plan, width, make, groups,
     const words = { merged: isPlural ? 'merged' : 'kept', dropped: 'dropped', other: 'of other detections' };
     const listed = ['merged', 'dropped'].map((kind) => {
       const runs = all.filter((run) => kindOf(run) === kind);
-      return runs.length ? `${words[kind]} ${runs.map(runTexts[kind]).join(', ')}` : '';
+      const near = runs.slice().sort((a, b) => apart(a) - apart(b)).slice(0, MOST_TOLD).sort((a, b) => a[0] - b[0]);
+      const more = runs.length > near.length ? ` and ${runs.length - near.length} farther off` : '';
+      return runs.length ? `${words[kind]} ${near.map(runTexts[kind]).join(', ')}${more}` : '';
     });
     panel.append(line('Runs', '', listed.filter(Boolean).join('; ')));
     panel.append(track(all.map((run) => {
