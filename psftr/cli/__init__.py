@@ -41,8 +41,9 @@ def usage() -> str:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one verb. Returns the exit status: 0, 2 for bad input (one line on stderr), 130 when interrupted."""
-    # Before torch is imported: threads that wait without spinning. Beside other work on the same cores, spinning ones
-    # made a training epoch five times slower (19-22 s against 3.5-4.3 s on two busy cores).
+    # Before torch is imported: threads that wait without spinning. Beside other work on the same two cores, spinning
+    # ones made an epoch of the synthetic training five times slower (19-22 s against 3.5-4.3 s); alone they are faster
+    # (2.1 s against 3.6 s), which OMP_WAIT_POLICY=ACTIVE brings back.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     arguments = list(sys.argv[1:] if argv is None else argv)
     if not arguments or arguments[0] in ("-h", "--help", "help"):

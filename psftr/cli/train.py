@@ -112,6 +112,7 @@ def different_keys(old: Any, new: Any, prefix: str = "") -> list[str]:
 
 def train(config: Config, folder: RunFolder) -> float:
     import pytorch_lightning as pl
+    import torch
 
     from psftr.cli.objects import build_criterion, build_datamodule, build_decoder, load_class_text, load_dataset
     from psftr.cli.objects import network_config as network_config_of
@@ -129,6 +130,8 @@ def train(config: Config, folder: RunFolder) -> float:
 
         raise choice_error("checkpoint.rule", config["checkpoint"]["rule"], RULES)
     silence_lightning()
+    if config["trainer"]["threads"]:
+        torch.set_num_threads(config["trainer"]["threads"])
     pl.seed_everything(config["seed"], workers=True, verbose=False)
     dataset = load_dataset(config)
     data = build_datamodule(config, dataset)
