@@ -92,12 +92,13 @@ INLINE float horizontal_sum(Vector x) {
     return (sum[0] + sum[2]) + (sum[1] + sum[3]);
 }
 
-/* Ask for all value rows of a unit in the order of memory, before its queries ask for them in theirs. */
-INLINE void fetch_ahead(const float *first_row, int64_t stride, const Call *s) {
-    const int64_t width = s->unit_heads * s->dim;
-    if (s->length * width > SMALL) return;
-    for (int64_t t = 0; t < s->length; ++t)
-        for (int64_t d = 0; d < width; d += CACHE_LINE) __builtin_prefetch(first_row + t * stride + d, 0, 2);
+/* Ask for rows [from, to) of a unit's values in the order of memory, before queries ask for them in theirs. */
+INLINE void fetch(const Call *s, int64_t unit, int64_t from, int64_t to) {
+    const int64_t units = s->heads / s->unit_heads, width = s->unit_heads * s->dim, stride = s->heads * s->dim;
+    if (unit >= s->batch * units || s->length * width > SMALL) return;
+    const float *row = s->values + unit / units * s->length * stride + unit % units * width;
+    for (int64_t t = from; t < to; ++t)
+        for (int64_t d = 0; d < width; d += CACHE_LINE) __builtin_prefetch(row + t * stride + d, 0, 2);
 }
 
 /* out = sum over knots of weight * row, for `vectors` * 8 channels (a compile-time constant) from `first` on. */
@@ -164,9 +165,10 @@ MULTIVERSION void forward_units(const Call *call, int64_t first, int64_t last, v
     for (int64_t unit = first; unit < last; ++unit) {
         const int64_t b = unit / units, first_head = unit % units * s.unit_heads;
         const float *unit_values = s.values + b * s.length * stride + first_head * s.dim;
-        fetch_ahead(unit_values, stride, &s);
+        if (unit == first) fetch(&s, unit, 0, s.length);
         for (int64_t q = 0; q < s.queries; ++q) {
             const int64_t first_item = (b * s.queries + q) * s.heads + first_head;
+            fetch(&s, unit + 1, q * s.length / s.queries, (q + 1) * s.length / s.queries);
             locate_query(s.locations + first_item * level_points, s.level_lengths, &s, places);
             for (int64_t h = 0; h < s.unit_heads; ++h) {
                 const float *level_values = unit_values + h * s.dim;
@@ -207,12 +209,13 @@ MULTIVERSION void backward_units(const Call *call, int64_t first, int64_t last, 
     for (int64_t unit = first; unit < last; ++unit) {
         const int64_t b = unit / units, first_head = unit % units * s.unit_heads;
         const int64_t start = b * s.length * stride + first_head * s.dim;
-        fetch_ahead(s.values + start, stride, &s);
+        if (unit == first) fetch(&s, unit, 0, s.length);
         for (int64_t t = 0; t < s.length; ++t)
             memset(grad_values + start + t * stride, 0, (size_t)(s.unit_heads * s.dim) * sizeof(float));
         for (int64_t q = 0; q < s.queries; ++q) {
             const int64_t first_item = (b * s.queries + q) * s.heads + first_head;
             const int64_t first_point = first_item * level_points;
+            fetch(&s, unit + 1, q * s.length / s.queries, (q + 1) * s.length / s.queries);
             locate_query(s.locations + first_point, s.level_lengths, &s, places);
             for (int64_t h = 0, place = 0; h < s.unit_heads; ++h) {
                 const float *grad = s.grad_out + (first_item + h) * s.dim;
