@@ -43,8 +43,7 @@ def resolve_prompt(prompt: str) -> str:
     template = PROMPTS.get(prompt, prompt)
     if template.count("{}") != 1 or "{" in template.replace("{}", ""):
         raise PsftrError(
-            f"prompt {prompt!r} is neither a preset ({', '.join(PROMPTS)}) "
-            "nor a template with exactly one {}"
+            f"prompt {prompt!r} is neither a preset ({', '.join(PROMPTS)}) nor a template with exactly one {{}}"
         )
     return template
 
