@@ -117,13 +117,15 @@ def test_attention_pool_looks_where_the_query_says():
 
 
 @pytest.mark.parametrize(
-    "head",
+    "make_head",
     [
-        AdapterClassifier(dim=2, text_dim=2, logit_scale=10.0, ratio=0.5, bins=4),
-        AttentionPoolClassifier(dim=2, logit_scale=10.0, bins=4),
+        lambda: AdapterClassifier(dim=2, text_dim=2, logit_scale=10.0, ratio=0.5, bins=4),
+        lambda: AttentionPoolClassifier(dim=2, logit_scale=10.0, bins=4),
     ],
+    ids=["clip_adapter", "attention_pool"],
 )
-def test_class_logits_do_not_move_segments(head):
+def test_class_logits_do_not_move_segments(make_head):
+    head = make_head()
     text, frames, segments_cw = _names_and_frames()
     segments_cw.requires_grad_()
     queries = torch.randn(1, 1, 3, 2, requires_grad=True)
