@@ -26,9 +26,13 @@ class Times:
         return statistics.median(b / a for a, b in zip(self.rounds, slower.rounds, strict=True))
 
 
+#: seconds of counted calls per turn: short calls are repeated, so that a turn outlasts the disturbance of the last
+TURN_S = 0.02
+
+
 def take_turns(versions: Mapping[str, Callable[[], object]], *, rounds: int) -> dict[str, Times]:
-    """Seconds on the CPU. In every round each version is called twice and the second call counts: it finds the caches
-    and the allocator as it left them itself, not as the version before it did.
+    """Seconds per call on the CPU. In every round each version is called once uncounted, so that caches and allocator
+    are as it leaves them and not as the version before it did, and then for TURN_S, at least once; the mean counts.
 
     With one thread it is that thread's CPU time, which other work on the machine does not add to; with several
     threads it is wall-clock time, and the machine should be idle.
@@ -38,9 +42,11 @@ def take_turns(versions: Mapping[str, Callable[[], object]], *, rounds: int) -> 
     for _ in range(rounds):
         for name, version in versions.items():
             version()
-            start = clock()
-            version()
-            seconds[name].append(clock() - start)
+            calls, start = 0, clock()
+            while calls == 0 or clock() - start < TURN_S:
+                version()
+                calls += 1
+            seconds[name].append((clock() - start) / calls)
     return {name: Times(tuple(values)) for name, values in seconds.items()}
 
 

@@ -73,11 +73,23 @@ def test_ratios_compare_times_of_the_same_round() -> None:
     assert ours.median_s == 2
 
 
-def test_turns_alternate_and_the_first_call_of_a_turn_is_not_counted() -> None:
+def test_turns_alternate_and_their_first_call_is_not_counted(monkeypatch) -> None:
     calls: list[str] = []
-    times = take_turns({"a": lambda: calls.append("a"), "b": lambda: calls.append("b")}, rounds=2)
-    assert "".join(calls) == "aabbaabb"
-    assert len(times["a"].rounds) == len(times["b"].rounds) == 2
+    now = [0.0]
+
+    def version(name: str, seconds: float):
+        def call() -> None:
+            calls.append(name)
+            now[0] += seconds
+
+        return call
+
+    monkeypatch.setattr(timing.time, "thread_time", lambda: now[0])
+    monkeypatch.setattr(timing.time, "perf_counter", lambda: now[0])
+    times = take_turns({"slow": version("s", 1.0), "quick": version("q", 0.008)}, rounds=2)
+    assert "".join(calls) == 2 * ("ss" + "qqqq")  # 3 * 8 ms are the first to exceed 20 ms
+    assert times["slow"].rounds == pytest.approx((1.0, 1.0))
+    assert times["quick"].rounds == pytest.approx((0.008, 0.008))
 
 
 def test_the_verb_prints_a_table_and_writes_json(tmp_path, capsys, monkeypatch) -> None:
