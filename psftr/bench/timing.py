@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import statistics
 import time
@@ -111,4 +112,8 @@ def describe_machine(device: torch.device) -> str:
     if device.type == "cuda":
         return f"{torch.cuda.get_device_name(device)}, CUDA {torch.version.cuda}, PyTorch {torch.__version__}"
     capability = torch.backends.cpu.get_cpu_capability()
-    return f"{platform.machine()} {capability}, {torch.get_num_threads()} threads, PyTorch {torch.__version__}"
+    threads = "1 thread"
+    if torch.get_num_threads() > 1:  # whose threads sleep between operations (passive) or spin
+        waiting = os.environ.get("OMP_WAIT_POLICY", "OpenMP's own way").lower()
+        threads = f"{torch.get_num_threads()} threads waiting {waiting}"
+    return f"{platform.machine()} {capability}, {threads}, PyTorch {torch.__version__}"

@@ -129,5 +129,9 @@ def test_bad_flags_are_one_line(arguments, text, capsys, monkeypatch) -> None:
     assert text in capsys.readouterr().err
 
 
-def test_the_machine_is_described_without_its_name() -> None:
-    assert timing.describe_machine(CPU).endswith(f"threads, PyTorch {torch.__version__}")
+def test_the_machine_is_described_by_what_matters_to_speed(monkeypatch) -> None:
+    monkeypatch.setenv("OMP_WAIT_POLICY", "PASSIVE")
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    assert timing.describe_machine(CPU).endswith(f", 2 threads waiting passive, PyTorch {torch.__version__}")
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
+    assert timing.describe_machine(CPU).endswith(f", 1 thread, PyTorch {torch.__version__}")
