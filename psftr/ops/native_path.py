@@ -51,7 +51,7 @@ class _Call(ctypes.Structure):
 
     _fields_ = (
         *((name, ctypes.c_int64) for name in ("batch", "length", "heads", "dim", "queries", "levels", "points")),
-        *((name, ctypes.c_int64) for name in ("unit_heads", "units_at_once", "next_unit", "out_of_memory")),
+        *((name, ctypes.c_int64) for name in ("parts", "units_at_once", "next_unit", "out_of_memory")),
         ("level_lengths", ctypes.POINTER(ctypes.c_int64)),
         *((name, ctypes.c_void_p) for name in ("values", "locations", "weights", "grad_out")),
         *((name, ctypes.c_void_p) for name in ("out", "grad_values", "grad_locations", "grad_weights")),
@@ -91,9 +91,10 @@ def _run(tensors: dict[str, Tensor], level_lengths: Sequence[int], *, backward: 
         return
     multiplications = (4 if backward else 2) * tensors["locations"].numel() * dim
     threads = max(1, min(_threads(), batch * heads, multiplications // _MULTIPLICATIONS_PER_THREAD))
-    # heads lie next to each other in memory: split them only to keep every thread busy
-    enough = 4 * threads if threads > 1 else 1
-    splits = next((n for n in range(1, heads) if heads % n == 0 and batch * n >= enough), heads)
+    if backward:  # whose parts are heads, which lie next to each other in memory: as few as keep all threads busy
+        parts = _parts(batch, enough=threads, possible=_divisors(heads))
+    else:
+        parts = _parts(batch, enough=1 if threads == 1 else 4 * threads, possible=range(1, queries + 1))
     call = _Call(
         batch=batch,
         length=length,
@@ -102,14 +103,23 @@ def _run(tensors: dict[str, Tensor], level_lengths: Sequence[int], *, backward: 
         queries=queries,
         levels=levels,
         points=points,
-        unit_heads=heads // splits,
-        units_at_once=max(1, batch * splits // (4 * threads)),
+        parts=parts,
+        units_at_once=max(1, batch * parts // (4 * threads)),
         level_lengths=(ctypes.c_int64 * max(1, levels))(*level_lengths),
         **{name: tensor.data_ptr() for name, tensor in tensors.items()},
     )
     load().psftr_run(call, backward, threads, _openmp())
     if call.out_of_memory:
         raise MemoryError("temporal deformable attention found no memory for its scratch space")
+
+
+def _parts(batch: int, *, enough: int, possible: Sequence[int]) -> int:
+    """Into how many parts, of those possible, to cut each of `batch` elements so that there are enough in all."""
+    return next((number for number in possible if batch * number >= enough), max(possible, default=1))
+
+
+def _divisors(number: int) -> list[int]:
+    return [divisor for divisor in range(1, number + 1) if number % divisor == 0]
 
 
 def _threads() -> int:

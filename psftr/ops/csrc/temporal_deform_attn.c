@@ -1,9 +1,10 @@
 /* Temporal deformable attention on the CPU: forward and backward over contiguous float32 arrays.
  *
- * Plain C with GNU vector types and no dependency but libc: no Python, no PyTorch, no thread library. The B*H (batch,
- * head) pairs are cut into units of some neighbouring heads. Each pair is one thread's from beginning to end and its
- * queries are taken in order, so the gradients are bit-identical from run to run, whatever the number of threads.
- * Within a unit heads vary fastest, as they do in memory.
+ * Plain C with GNU vector types and no dependency but libc: no Python, no PyTorch, no thread library. Work is cut into
+ * units: the forward cuts a batch element into parts of neighbouring queries, the backward into parts of neighbouring
+ * heads. The gradient of a (batch, head) pair is one thread's from beginning to end and its queries are taken in
+ * order, so gradients are bit-identical from run to run, whatever the number of threads. Within a unit heads vary
+ * fastest, as they do in memory.
  *
  * Shapes as in ../temporal_deform_attn.py: values [B,T,H,D], locations and weights [B,Q,H,L,P], out [B,Q,H,D].
  */
@@ -31,8 +32,7 @@ enum {
 /* One call, mirrored in ../native_path.py. Gradients, and what they are computed from, are NULL in the forward. */
 typedef struct {
     int64_t batch, length, heads, dim, queries, levels, points;
-    int64_t unit_heads;     /* divides heads; unit u holds heads (u % n)*unit_heads onwards of batch element u / n, */
-                            /* where n = heads / unit_heads */
+    int64_t parts;          /* of a batch element (backward: divides heads); unit u is part u % parts of u / parts */
     int64_t units_at_once;  /* that a thread takes when it is done with the last */
     int64_t next_unit;      /* the first that no thread has taken yet; 0 to begin with */
     int64_t out_of_memory;  /* 0 to begin with, and afterwards if all went well */
@@ -73,15 +73,15 @@ INLINE void locate(const float *locations, int64_t count, int64_t length, int32_
     }
 }
 
-/* The points of one query and all heads of a unit, in the order of memory: [unit_heads, L, P]. */
-INLINE void locate_query(const float *locations, const int64_t *level_lengths, const Call *s, Places places) {
+/* The points of one query and some heads, in the order of memory: [heads, L, P]. */
+INLINE void locate_query(const float *locations, int64_t heads, const Call *s, Places places) {
     if (s->levels == 1) {
-        locate(locations, s->unit_heads * s->points, level_lengths[0], places.below, places.fraction);
+        locate(locations, heads * s->points, s->level_lengths[0], places.below, places.fraction);
         return;
     }
-    for (int64_t i = 0; i < s->unit_heads * s->levels; ++i) {
+    for (int64_t i = 0; i < heads * s->levels; ++i) {
         const int64_t first = i * s->points;
-        locate(locations + first, s->points, level_lengths[i % s->levels], places.below + first,
+        locate(locations + first, s->points, s->level_lengths[i % s->levels], places.below + first,
                places.fraction + first);
     }
 }
@@ -92,11 +92,11 @@ INLINE float horizontal_sum(Vector x) {
     return (sum[0] + sum[2]) + (sum[1] + sum[3]);
 }
 
-/* Ask for rows [from, to) of a unit's values in the order of memory, before queries ask for them in theirs. */
-INLINE void fetch(const Call *s, int64_t unit, int64_t from, int64_t to) {
-    const int64_t units = s->heads / s->unit_heads, width = s->unit_heads * s->dim, stride = s->heads * s->dim;
-    if (unit >= s->batch * units || s->length * width > SMALL) return;
-    const float *row = s->values + unit / units * s->length * stride + unit % units * width;
+/* Ask for rows [from, to) of a batch element's values in the order of memory, before queries ask for them in theirs. */
+INLINE void fetch(const Call *s, int64_t b, int64_t from, int64_t to, int64_t first_head, int64_t heads) {
+    const int64_t width = heads * s->dim, stride = s->heads * s->dim;
+    if (b >= s->batch || s->length * width > SMALL) return;
+    const float *row = s->values + b * s->length * stride + first_head * s->dim;
     for (int64_t t = from; t < to; ++t)
         for (int64_t d = 0; d < width; d += CACHE_LINE) __builtin_prefetch(row + t * stride + d, 0, 2);
 }
@@ -158,20 +158,20 @@ INLINE void two_rows(const float *grad, const float *row, float *grad_row, int64
 /* Units [first, last) of out. */
 MULTIVERSION void forward_units(const Call *call, int64_t first, int64_t last, void *scratch) {
     const Call s = *call;
-    const int64_t stride = s.heads * s.dim, level_points = s.levels * s.points, units = s.heads / s.unit_heads;
+    const int64_t stride = s.heads * s.dim, level_points = s.levels * s.points;
     Knot *knots = scratch;
     float *fraction = (float *)(knots + 2 * level_points);
-    const Places places = {(int32_t *)(fraction + s.unit_heads * level_points), fraction};
+    const Places places = {(int32_t *)(fraction + s.heads * level_points), fraction};
     for (int64_t unit = first; unit < last; ++unit) {
-        const int64_t b = unit / units, first_head = unit % units * s.unit_heads;
-        const float *unit_values = s.values + b * s.length * stride + first_head * s.dim;
-        if (unit == first) fetch(&s, unit, 0, s.length);
-        for (int64_t q = 0; q < s.queries; ++q) {
-            const int64_t first_item = (b * s.queries + q) * s.heads + first_head;
-            fetch(&s, unit + 1, q * s.length / s.queries, (q + 1) * s.length / s.queries);
-            locate_query(s.locations + first_item * level_points, s.level_lengths, &s, places);
-            for (int64_t h = 0; h < s.unit_heads; ++h) {
-                const float *level_values = unit_values + h * s.dim;
+        const int64_t b = unit / s.parts, part = unit % s.parts;
+        const float *element_values = s.values + b * s.length * stride;
+        if (unit == first) fetch(&s, b, 0, s.length, 0, s.heads);
+        for (int64_t q = part * s.queries / s.parts; q < (part + 1) * s.queries / s.parts; ++q) {
+            const int64_t first_item = (b * s.queries + q) * s.heads;
+            fetch(&s, b + 1, q * s.length / s.queries, (q + 1) * s.length / s.queries, 0, s.heads);
+            locate_query(s.locations + first_item * level_points, s.heads, &s, places);
+            for (int64_t h = 0; h < s.heads; ++h) {
+                const float *level_values = element_values + h * s.dim;
                 const float *weight = s.weights + (first_item + h) * level_points;
                 int64_t point = h * level_points, count = 0;
                 for (int64_t l = 0; l < s.levels; ++l) {
@@ -204,20 +204,20 @@ MULTIVERSION void forward_units(const Call *call, int64_t first, int64_t last, v
 MULTIVERSION void backward_units(const Call *call, int64_t first, int64_t last, void *scratch) {
     const Call s = *call;
     float *const grad_values = s.grad_values;
-    const int64_t stride = s.heads * s.dim, level_points = s.levels * s.points, units = s.heads / s.unit_heads;
-    const Places places = {(int32_t *)((float *)scratch + s.unit_heads * level_points), scratch};
+    const int64_t stride = s.heads * s.dim, level_points = s.levels * s.points, heads = s.heads / s.parts;
+    const Places places = {(int32_t *)((float *)scratch + heads * level_points), scratch};
     for (int64_t unit = first; unit < last; ++unit) {
-        const int64_t b = unit / units, first_head = unit % units * s.unit_heads;
+        const int64_t b = unit / s.parts, first_head = unit % s.parts * heads;
         const int64_t start = b * s.length * stride + first_head * s.dim;
-        if (unit == first) fetch(&s, unit, 0, s.length);
+        if (unit == first) fetch(&s, b, 0, s.length, first_head, heads);
         for (int64_t t = 0; t < s.length; ++t)
-            memset(grad_values + start + t * stride, 0, (size_t)(s.unit_heads * s.dim) * sizeof(float));
+            memset(grad_values + start + t * stride, 0, (size_t)(heads * s.dim) * sizeof(float));
         for (int64_t q = 0; q < s.queries; ++q) {
             const int64_t first_item = (b * s.queries + q) * s.heads + first_head;
             const int64_t first_point = first_item * level_points;
-            fetch(&s, unit + 1, q * s.length / s.queries, (q + 1) * s.length / s.queries);
-            locate_query(s.locations + first_point, s.level_lengths, &s, places);
-            for (int64_t h = 0, place = 0; h < s.unit_heads; ++h) {
+            fetch(&s, b + 1, q * s.length / s.queries, (q + 1) * s.length / s.queries, first_head, heads);
+            locate_query(s.locations + first_point, heads, &s, places);
+            for (int64_t h = 0, place = 0; h < heads; ++h) {
                 const float *grad = s.grad_out + (first_item + h) * s.dim;
                 int64_t level_start = start + h * s.dim;
                 for (int64_t l = 0; l < s.levels; ++l) {
@@ -251,9 +251,9 @@ MULTIVERSION void backward_units(const Call *call, int64_t first, int64_t last, 
 }
 
 INLINE void take_units(Call *call, int backward) {
-    const int64_t units = call->batch * (call->heads / call->unit_heads), points = call->levels * call->points;
+    const int64_t units = call->batch * call->parts, points = call->levels * call->points;
     const size_t knots = (size_t)(2 * points) * sizeof(Knot);
-    const size_t places = (size_t)(call->unit_heads * points) * (sizeof(int32_t) + sizeof(float));
+    const size_t places = (size_t)(call->heads * points) * (sizeof(int32_t) + sizeof(float));
     void *scratch = malloc(knots + places + 1);
     if (!scratch) {
         __atomic_store_n(&call->out_of_memory, 1, __ATOMIC_RELAXED);
