@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-# as the command line does, before any test imports torch: threads that wait without spinning
+# before any test imports torch: threads that wait without spinning, other work being likely beside tests
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 REPOSITORY = Path(__file__).resolve().parents[1]

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
+import functools
 import os
 import platform
 import statistics
@@ -38,6 +41,7 @@ def take_turns(versions: Mapping[str, Callable[[], object]], *, rounds: int) -> 
     With one thread it is that thread's CPU time, which other work on the machine does not add to; with several
     threads it is wall-clock time, and the machine should be idle.
     """
+    _keep_freed_memory()
     clock = time.thread_time if torch.get_num_threads() == 1 else time.perf_counter
     seconds: dict[str, list[float]] = {name: [] for name in versions}
     for _ in range(rounds):
@@ -49,6 +53,18 @@ def take_turns(versions: Mapping[str, Callable[[], object]], *, rounds: int) -> 
                 calls += 1
             seconds[name].append((clock() - start) / calls)
     return {name: Times(tuple(values)) for name, values in seconds.items()}
+
+
+@functools.cache
+def _keep_freed_memory() -> None:
+    """Let the C library keep what is freed, for all versions alike. Otherwise it hands memory back to the system, and
+    gets it again page by page, as often as a version's tensors happen to end at the top of the heap: up to three times
+    the time of a fast operation, and none of it in the middle of a training run, whose heap has been built up."""
+    trim_threshold, mmap_threshold = -1, -3  # of malloc.h
+    with contextlib.suppress(OSError, AttributeError):  # not the GNU C library
+        process = ctypes.CDLL(None)
+        process.mallopt(mmap_threshold, 2**25)  # the largest it takes
+        process.mallopt(trim_threshold, 2**31 - 1)
 
 
 def replay_in_turns(versions: Mapping[str, Sequence[Callable[[], object]]], *, rounds: int) -> dict[str, Times]:
@@ -113,7 +129,8 @@ def describe_machine(device: torch.device) -> str:
         return f"{torch.cuda.get_device_name(device)}, CUDA {torch.version.cuda}, PyTorch {torch.__version__}"
     capability = torch.backends.cpu.get_cpu_capability()
     threads = "1 thread"
-    if torch.get_num_threads() > 1:  # whose threads sleep between operations (passive) or spin
-        waiting = os.environ.get("OMP_WAIT_POLICY", "OpenMP's own way").lower()
-        threads = f"{torch.get_num_threads()} threads waiting {waiting}"
+    if torch.get_num_threads() > 1:  # whose threads may spin between operations, which makes short ones faster
+        names = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")
+        settings = [f"{name}={os.environ[name]}" for name in names if name in os.environ]
+        threads = " ".join([f"{torch.get_num_threads()} threads", *settings])
     return f"{platform.machine()} {capability}, {threads}, PyTorch {torch.__version__}"

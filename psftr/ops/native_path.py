@@ -59,67 +59,54 @@ class _Call(ctypes.Structure):
 
 
 def forward(values: Tensor, locations: Tensor, weights: Tensor, level_lengths: Sequence[int]) -> Tensor:
-    tensors = _float32(values=values, locations=locations, weights=weights)
+    values32, locations, weights = _float32(values), _float32(locations), _float32(weights)
     batch, _, heads, dim = values.shape
-    tensors["out"] = tensors["values"].new_empty(batch, locations.shape[1], heads, dim)
-    _run(tensors, level_lengths, backward=False)
-    return tensors["out"].to(values.dtype)
+    out = values32.new_empty(batch, locations.shape[1], heads, dim)
+    _run(level_lengths, (values32, locations, weights), (out,))
+    return out.to(values.dtype)
 
 
 def backward(
     grad_out: Tensor, values: Tensor, locations: Tensor, weights: Tensor, level_lengths: Sequence[int]
 ) -> tuple[Tensor, Tensor, Tensor]:
-    tensors = _float32(values=values, locations=locations, weights=weights, grad_out=grad_out)
-    for name in ("values", "locations", "weights"):
-        tensors[f"grad_{name}"] = torch.empty_like(tensors[name])
-    _run(tensors, level_lengths, backward=True)
-    return (
-        tensors["grad_values"].to(values.dtype),
-        tensors["grad_locations"].to(locations.dtype),
-        tensors["grad_weights"].to(weights.dtype),
-    )
+    inputs = (_float32(values), _float32(locations), _float32(weights))
+    grads = tuple(torch.empty_like(tensor) for tensor in inputs)
+    _run(level_lengths, inputs, grads, grad_out=_float32(grad_out))
+    return grads[0].to(values.dtype), grads[1].to(locations.dtype), grads[2].to(weights.dtype)
 
 
-def _float32(**tensors: Tensor) -> dict[str, Tensor]:
-    return {name: tensor.float().contiguous() for name, tensor in tensors.items()}
+def _float32(tensor: Tensor) -> Tensor:
+    return tensor.float().contiguous()
 
 
-def _run(tensors: dict[str, Tensor], level_lengths: Sequence[int], *, backward: bool) -> None:
-    batch, length, heads, dim = tensors["values"].shape
-    queries, _, levels, points = tensors["locations"].shape[1:]
+def _run(
+    level_lengths: Sequence[int],
+    inputs: tuple[Tensor, Tensor, Tensor],
+    results: Sequence[Tensor],
+    *,
+    grad_out: Tensor | None = None,
+) -> None:
+    """Compute the one result from the inputs or, given `grad_out`, the three gradients of the inputs."""
+    values, locations, weights = inputs
+    batch, length, heads, dim = values.shape
+    queries, _, levels, points = locations.shape[1:]
     if batch * heads == 0:
         return
-    multiplications = (4 if backward else 2) * tensors["locations"].numel() * dim
+    multiplications = (2 if grad_out is None else 4) * locations.numel() * dim
     threads = max(1, min(_threads(), batch * heads, multiplications // _MULTIPLICATIONS_PER_THREAD))
-    if backward:  # whose parts are heads, which lie next to each other in memory: as few as keep all threads busy
-        parts = _parts(batch, enough=threads, possible=_divisors(heads))
+    # neighbouring heads share cache lines and pages, so as few parts as keep all threads busy
+    parts = next((n for n in range(1, heads) if heads % n == 0 and batch * n >= threads), heads)
+    call = _Call(batch, length, heads, dim, queries, levels, points, parts, max(1, batch * parts // (4 * threads)))
+    call.level_lengths = (ctypes.c_int64 * max(1, levels))(*level_lengths)
+    call.values, call.locations, call.weights = values.data_ptr(), locations.data_ptr(), weights.data_ptr()
+    if grad_out is None:
+        call.out = results[0].data_ptr()
     else:
-        parts = _parts(batch, enough=1 if threads == 1 else 4 * threads, possible=range(1, queries + 1))
-    call = _Call(
-        batch=batch,
-        length=length,
-        heads=heads,
-        dim=dim,
-        queries=queries,
-        levels=levels,
-        points=points,
-        parts=parts,
-        units_at_once=max(1, batch * parts // (4 * threads)),
-        level_lengths=(ctypes.c_int64 * max(1, levels))(*level_lengths),
-        **{name: tensor.data_ptr() for name, tensor in tensors.items()},
-    )
-    load().psftr_run(call, backward, threads, _openmp())
+        call.grad_out = grad_out.data_ptr()
+        call.grad_values, call.grad_locations, call.grad_weights = (result.data_ptr() for result in results)
+    load().psftr_run(call, grad_out is not None, threads, _openmp())
     if call.out_of_memory:
         raise MemoryError("temporal deformable attention found no memory for its scratch space")
-
-
-def _parts(batch: int, *, enough: int, possible: Sequence[int]) -> int:
-    """Into how many parts, of those possible, to cut each of `batch` elements so that there are enough in all."""
-    return next((number for number in possible if batch * number >= enough), max(possible, default=1))
-
-
-def _divisors(number: int) -> list[int]:
-    return [divisor for divisor in range(1, number + 1) if number % divisor == 0]
 
 
 def _threads() -> int:

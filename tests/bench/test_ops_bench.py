@@ -131,7 +131,9 @@ def test_bad_flags_are_one_line(arguments, text, capsys, monkeypatch) -> None:
 
 def test_the_machine_is_described_by_what_matters_to_speed(monkeypatch) -> None:
     monkeypatch.setenv("OMP_WAIT_POLICY", "PASSIVE")
+    monkeypatch.setenv("GOMP_SPINCOUNT", "1000")
     monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
-    assert timing.describe_machine(CPU).endswith(f", 2 threads waiting passive, PyTorch {torch.__version__}")
+    waiting = "OMP_WAIT_POLICY=PASSIVE GOMP_SPINCOUNT=1000"
+    assert timing.describe_machine(CPU).endswith(f", 2 threads {waiting}, PyTorch {torch.__version__}")
     monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
     assert timing.describe_machine(CPU).endswith(f", 1 thread, PyTorch {torch.__version__}")

@@ -6,10 +6,12 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from psftr.ops import temporal_deform_attn, temporal_deform_attn_reference
 
@@ -76,6 +78,32 @@ def test_exports_with_dynamic_shapes_as_one_operator(path) -> None:
     assert "psftr.temporal_deform_attn.default" in program.graph_module.code
     features = torch.randn(5, 17, 8)
     torch.testing.assert_close(program.module()(features), module(features))
+
+
+@pytest.mark.filterwarnings("ignore")  # tracing is old, and says so
+def test_who_intercepts_or_traces_meets_the_registered_operator(path, case) -> None:
+    """Plain eager calls go past the dispatcher; dispatch modes and traces must not."""
+    one = case(levels=[6], heads=2, dim=4)
+    operands = (one.values, one.locations, one.weights)
+
+    class Recorder(TorchDispatchMode):
+        names: ClassVar[list[str]] = []
+
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            self.names.append(str(func))
+            return func(*args, **(kwargs or {}))
+
+    def loss(values: Tensor) -> Tensor:
+        return (temporal_deform_attn(values, *operands[1:], one.level_lengths) * one.grad_out).sum()
+
+    leaf = one.values.clone().requires_grad_()
+    (expected,) = torch.autograd.grad(loss(leaf), leaf)
+    with Recorder():
+        (recorded,) = torch.autograd.grad(loss(leaf), leaf)
+    assert {f"psftr.temporal_deform_attn{way}.default" for way in ("", "_backward")} <= set(Recorder.names)
+    assert torch.equal(recorded, expected)
+    traced = torch.jit.trace(loss, one.values, check_trace=False)
+    assert "psftr::temporal_deform_attn" in str(traced.graph)
 
 
 def test_autocast_lowers_values_and_keeps_locations(path, case, error) -> None:

@@ -1,10 +1,10 @@
 /* Temporal deformable attention on the CPU: forward and backward over contiguous float32 arrays.
  *
  * Plain C with GNU vector types and no dependency but libc: no Python, no PyTorch, no thread library. Work is cut into
- * units: the forward cuts a batch element into parts of neighbouring queries, the backward into parts of neighbouring
- * heads. The gradient of a (batch, head) pair is one thread's from beginning to end and its queries are taken in
- * order, so gradients are bit-identical from run to run, whatever the number of threads. Within a unit heads vary
- * fastest, as they do in memory.
+ * units: some neighbouring heads of one batch element. The rows of a head are copied next to each other before queries
+ * read them: in place they lie H*D floats apart, a power of two as a rule, and would share a fraction of the level-1
+ * cache's sets. A (batch, head) pair is one thread's from beginning to end and its queries are taken in order, so
+ * gradients are bit-identical from run to run, whatever the number of threads.
  *
  * Shapes as in ../temporal_deform_attn.py: values [B,T,H,D], locations and weights [B,Q,H,L,P], out [B,Q,H,D].
  */
@@ -13,8 +13,9 @@
 #include <string.h>
 
 #if defined(__x86_64__) && defined(__linux__) && defined(__GLIBC__)
-/* The dynamic loader picks AVX2 + FMA where the processor has them; "default" is the x86-64 baseline. */
-#define MULTIVERSION __attribute__((target_clones("arch=x86-64-v3", "default")))
+/* The dynamic loader picks AVX-512 (for its 32 registers) or AVX2 + FMA where the processor has them; "default" is the
+ * x86-64 baseline. */
+#define MULTIVERSION __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
 #else
 #define MULTIVERSION
 #endif
@@ -25,14 +26,15 @@
 typedef float Vector __attribute__((vector_size(32), aligned(4), may_alias));
 enum {
     LANES = 8,
-    CACHE_LINE = 16,    /* in floats */
-    SMALL = 256 * 1024, /* values that surely fit into a level-2 cache */
+    CACHE_LINE = 16, /* in floats */
+    BLOCK = 32,      /* queries whose points are located at once */
+    AHEAD = 8,       /* queries that the cache is asked for in advance */
 };
 
 /* One call, mirrored in ../native_path.py. Gradients, and what they are computed from, are NULL in the forward. */
 typedef struct {
     int64_t batch, length, heads, dim, queries, levels, points;
-    int64_t parts;          /* of a batch element (backward: divides heads); unit u is part u % parts of u / parts */
+    int64_t parts;          /* of the heads, which it divides; unit u is part u % parts of element u / parts */
     int64_t units_at_once;  /* that a thread takes when it is done with the last */
     int64_t next_unit;      /* the first that no thread has taken yet; 0 to begin with */
     int64_t out_of_memory;  /* 0 to begin with, and afterwards if all went well */
@@ -41,17 +43,12 @@ typedef struct {
     float *out, *grad_values, *grad_locations, *grad_weights;
 } Call;
 
-/* One row that a query reads, and its share. */
+/* What a thread works in. */
 typedef struct {
-    const float *row;
-    float weight;
-} Knot;
-
-/* Where a point lies: the row below it, and how far from there it is to the next row. */
-typedef struct {
-    int32_t *below;
-    float *fraction;
-} Places;
+    float *rows, *grad_rows;      /* [T,D]: one head's values, and the gradient of them */
+    float *locations, *fractions; /* [BLOCK,L,P]: of a block's queries; how far a point is above the row below it */
+    int32_t *below;               /* [BLOCK,L,P]: that row */
+} Scratch;
 
 #ifndef SOURCE_HASH
 #define SOURCE_HASH "unknown"
@@ -73,16 +70,34 @@ INLINE void locate(const float *locations, int64_t count, int64_t length, int32_
     }
 }
 
-/* The points of one query and some heads, in the order of memory: [heads, L, P]. */
-INLINE void locate_query(const float *locations, int64_t heads, const Call *s, Places places) {
+/* The points of `count` queries from item `first` on; queries' items lie `stride` items apart. */
+INLINE void locate_block(const Call *s, int64_t first, int64_t stride, int64_t count, const Scratch *to) {
+    const int64_t points = s->levels * s->points;
+    for (int64_t i = 0; i < count; ++i) {
+        const float *from = s->locations + (first + i * stride) * points;
+        if (points == 4) /* the usual number: a constant the compiler knows how to copy */
+            memcpy(to->locations + i * 4, from, 4 * sizeof(float));
+        else
+            memcpy(to->locations + i * points, from, (size_t)points * sizeof(float));
+    }
     if (s->levels == 1) {
-        locate(locations, heads * s->points, s->level_lengths[0], places.below, places.fraction);
+        locate(to->locations, count * points, s->level_lengths[0], to->below, to->fractions);
         return;
     }
-    for (int64_t i = 0; i < heads * s->levels; ++i) {
-        const int64_t first = i * s->points;
-        locate(locations + first, s->points, s->level_lengths[i % s->levels], places.below + first,
-               places.fraction + first);
+    for (int64_t i = 0; i < count * s->levels; ++i) {
+        const int64_t start = i * s->points;
+        locate(to->locations + start, s->points, s->level_lengths[i % s->levels], to->below + start,
+               to->fractions + start);
+    }
+}
+
+/* Copy `count` rows of `dim` floats between arrays with different distances from row to row. */
+INLINE void copy_rows(const float *from, int64_t from_stride, int64_t count, int64_t dim, float *to, int64_t to_stride) {
+    for (int64_t t = 0; t < count; ++t) {
+        if (dim == 64) /* the usual head size: a constant, as above */
+            memcpy(to + t * to_stride, from + t * from_stride, 64 * sizeof(float));
+        else
+            memcpy(to + t * to_stride, from + t * from_stride, (size_t)dim * sizeof(float));
     }
 }
 
@@ -90,27 +105,6 @@ INLINE float horizontal_sum(Vector x) {
     typedef float Half __attribute__((vector_size(16)));
     const Half sum = __builtin_shufflevector(x, x, 0, 1, 2, 3) + __builtin_shufflevector(x, x, 4, 5, 6, 7);
     return (sum[0] + sum[2]) + (sum[1] + sum[3]);
-}
-
-/* Ask for rows [from, to) of a batch element's values in the order of memory, before queries ask for them in theirs. */
-INLINE void fetch(const Call *s, int64_t b, int64_t from, int64_t to, int64_t first_head, int64_t heads) {
-    const int64_t width = heads * s->dim, stride = s->heads * s->dim;
-    if (b >= s->batch || s->length * width > SMALL) return;
-    const float *row = s->values + b * s->length * stride + first_head * s->dim;
-    for (int64_t t = from; t < to; ++t)
-        for (int64_t d = 0; d < width; d += CACHE_LINE) __builtin_prefetch(row + t * stride + d, 0, 2);
-}
-
-/* out = sum over knots of weight * row, for `vectors` * 8 channels (a compile-time constant) from `first` on. */
-INLINE void weighted_sum(const Knot *knots, int64_t count, int64_t first, const int vectors, float *out) {
-    Vector sum[8];
-    for (int i = 0; i < vectors; ++i) sum[i] = (Vector){0};
-    for (int64_t k = 0; k < count; ++k) {
-        const Vector *row = (const Vector *)(knots[k].row + first);
-        const float weight = knots[k].weight;
-        for (int i = 0; i < vectors; ++i) sum[i] += weight * row[i];
-    }
-    for (int i = 0; i < vectors; ++i) ((Vector *)(out + first))[i] = sum[i];
 }
 
 /* grad_row += weight * grad for one row; returns the dot product of grad and row. */
@@ -131,10 +125,10 @@ INLINE float one_row(const float *grad, const float *row, float *grad_row, float
 }
 
 /* The same for a row and the next one, reading grad once. */
-INLINE void two_rows(const float *grad, const float *row, float *grad_row, int64_t stride, float weight_left,
-                     float weight_right, int64_t dim, float *left, float *right) {
-    const float *next = row + stride;
-    float *grad_next = grad_row + stride;
+INLINE void two_rows(const float *grad, const float *row, float *grad_row, float weight_left, float weight_right,
+                     int64_t dim, float *left, float *right) {
+    const float *next = row + dim;
+    float *grad_next = grad_row + dim;
     Vector sum_left = {0}, sum_right = {0};
     int64_t i = 0;
     for (; i + LANES <= dim; i += LANES) {
@@ -155,120 +149,181 @@ INLINE void two_rows(const float *grad, const float *row, float *grad_row, int64
     *right = horizontal_sum(sum_right) + tail_right;
 }
 
-/* Units [first, last) of out. */
-MULTIVERSION void forward_units(const Call *call, int64_t first, int64_t last, void *scratch) {
-    const Call s = *call;
-    const int64_t stride = s.heads * s.dim, level_points = s.levels * s.points;
-    Knot *knots = scratch;
-    float *fraction = (float *)(knots + 2 * level_points);
-    const Places places = {(int32_t *)(fraction + s.heads * level_points), fraction};
-    for (int64_t unit = first; unit < last; ++unit) {
-        const int64_t b = unit / s.parts, part = unit % s.parts;
-        const float *element_values = s.values + b * s.length * stride;
-        if (unit == first) fetch(&s, b, 0, s.length, 0, s.heads);
-        for (int64_t q = part * s.queries / s.parts; q < (part + 1) * s.queries / s.parts; ++q) {
-            const int64_t first_item = (b * s.queries + q) * s.heads;
-            fetch(&s, b + 1, q * s.length / s.queries, (q + 1) * s.length / s.queries, 0, s.heads);
-            locate_query(s.locations + first_item * level_points, s.heads, &s, places);
-            for (int64_t h = 0; h < s.heads; ++h) {
-                const float *level_values = element_values + h * s.dim;
-                const float *weight = s.weights + (first_item + h) * level_points;
-                int64_t point = h * level_points, count = 0;
-                for (int64_t l = 0; l < s.levels; ++l) {
-                    const int64_t length = s.level_lengths[l];
-                    for (int64_t p = 0; p < s.points; ++p, ++point, ++weight) {
-                        const int64_t below = places.below[point];
-                        const float *row = level_values + below * stride;
-                        const float right = *weight * places.fraction[point];
-                        if (below >= 0 && below < length) knots[count++] = (Knot){row, *weight - right};
-                        if (below >= -1 && below < length - 1) knots[count++] = (Knot){row + stride, right};
-                    }
-                    level_values += length * stride;
-                }
-                float *result = s.out + (first_item + h) * s.dim;
-                int64_t d = 0;
-                for (; d + 8 * LANES <= s.dim; d += 8 * LANES) weighted_sum(knots, count, d, 8, result);
-                for (; d + 4 * LANES <= s.dim; d += 4 * LANES) weighted_sum(knots, count, d, 4, result);
-                for (; d + LANES <= s.dim; d += LANES) weighted_sum(knots, count, d, 1, result);
-                for (; d < s.dim; ++d) {
-                    float sum = 0;
-                    for (int64_t k = 0; k < count; ++k) sum += knots[k].weight * knots[k].row[d];
-                    result[d] = sum;
-                }
+/* Ask for `rows` rows of one head from row `from` on, some time before they are read or written: they lie too far apart
+ * for the processor to guess, and `write` spares it a second look for who else might hold them. */
+INLINE void fetch_rows(const float *head, int64_t stride, int64_t from, int64_t rows, int64_t dim, const int write) {
+    for (int64_t t = from; t < from + rows; ++t)
+        for (int64_t d = 0; d < dim; d += CACHE_LINE) __builtin_prefetch(head + t * stride + d, write, 2);
+}
+
+/* `vectors` * 8 channels of one query of one head: out = weighted sum of the rows that its points read. */
+INLINE void forward_vectors(const Call *s, const float *weight, const int32_t *below, const float *fraction,
+                            const float *rows, int64_t dim, const int vectors, float *out) {
+    Vector sum[8];
+    for (int i = 0; i < vectors; ++i) sum[i] = (Vector){0};
+    for (int64_t l = 0, point = 0; l < s->levels; ++l) {
+        const int64_t length = s->level_lengths[l];
+        for (int64_t p = 0; p < s->points; ++p, ++point) {
+            const float right = weight[point] * fraction[point], left = weight[point] - right;
+            const float *row = rows + below[point] * dim;
+            if (__builtin_expect(below[point] >= 0 && below[point] < length - 1, 1)) {
+                for (int i = 0; i < vectors; ++i) sum[i] += left * ((const Vector *)row)[i];
+                for (int i = 0; i < vectors; ++i) sum[i] += right * ((const Vector *)(row + dim))[i];
+            } else if (below[point] == -1 && length > 0) {
+                for (int i = 0; i < vectors; ++i) sum[i] += right * ((const Vector *)(row + dim))[i];
+            } else if (below[point] >= 0 && below[point] < length) {
+                for (int i = 0; i < vectors; ++i) sum[i] += left * ((const Vector *)row)[i];
             }
+        }
+        rows += length * dim;
+    }
+    for (int i = 0; i < vectors; ++i) ((Vector *)out)[i] = sum[i];
+}
+
+/* The same for one channel. */
+INLINE float forward_channel(const Call *s, const float *weight, const int32_t *below, const float *fraction,
+                             const float *rows) {
+    float sum = 0;
+    for (int64_t l = 0, point = 0; l < s->levels; ++l) {
+        const int64_t length = s->level_lengths[l];
+        for (int64_t p = 0; p < s->points; ++p, ++point) {
+            const float right = weight[point] * fraction[point];
+            const float *row = rows + below[point] * s->dim;
+            if (below[point] >= 0 && below[point] < length) sum += (weight[point] - right) * row[0];
+            if (below[point] >= -1 && below[point] < length - 1) sum += right * row[s->dim];
+        }
+        rows += length * s->dim;
+    }
+    return sum;
+}
+
+/* The same for all channels. Those vectors that registers hold at once share the search for rows. */
+INLINE void forward_query(const Call *s, const float *weight, const int32_t *below, const float *fraction,
+                          const float *rows, float *out) {
+    if (s->dim == 64) { /* the usual head size: a constant the compiler unrolls */
+        forward_vectors(s, weight, below, fraction, rows, 64, 8, out);
+        return;
+    }
+    int64_t d = 0;
+    for (; d + 4 * LANES <= s->dim; d += 4 * LANES)
+        forward_vectors(s, weight, below, fraction, rows + d, s->dim, 4, out + d);
+    for (; d + LANES <= s->dim; d += LANES)
+        forward_vectors(s, weight, below, fraction, rows + d, s->dim, 1, out + d);
+    for (; d < s->dim; ++d) out[d] = forward_channel(s, weight, below, fraction, rows + d);
+}
+
+/* One query of one head: its gradients, and what it adds to that of the rows. `dim` may be a compile-time constant. */
+INLINE void backward_query(const Call *s, int64_t item, const float *grad, const int32_t *below, const float *fraction,
+                           const float *rows, float *grad_rows, int64_t dim) {
+    int64_t place = 0, point = item * s->levels * s->points;
+    for (int64_t l = 0; l < s->levels; ++l) {
+        const int64_t length = s->level_lengths[l];
+        for (int64_t p = 0; p < s->points; ++p, ++place, ++point) {
+            const float weight = s->weights[point];
+            const float weight_right = weight * fraction[place], weight_left = weight - weight_right;
+            const float *row = rows + below[place] * dim;
+            float *grad_row = grad_rows + below[place] * dim;
+            float left = 0, right = 0;
+            if (__builtin_expect(below[place] >= 0 && below[place] < length - 1, 1))
+                two_rows(grad, row, grad_row, weight_left, weight_right, dim, &left, &right);
+            else if (below[place] == -1 && length > 0)
+                right = one_row(grad, row + dim, grad_row + dim, weight_right, dim);
+            else if (below[place] >= 0 && below[place] < length)
+                left = one_row(grad, row, grad_row, weight_left, dim);
+            s->grad_weights[point] = left + fraction[place] * (right - left);
+            s->grad_locations[point] = weight * (float)length * (right - left);
+        }
+        rows += length * dim;
+        grad_rows += length * dim;
+    }
+}
+
+/* Units [first, last) of out. */
+MULTIVERSION void forward_units(const Call *call, int64_t first, int64_t last, const Scratch *scratch) {
+    const Call s = *call;
+    const Scratch to = *scratch;
+    const int64_t stride = s.heads * s.dim, points = s.levels * s.points, heads = s.heads / s.parts;
+    const int64_t heads_in_all = s.batch * s.heads;
+    for (int64_t head = first * heads; head < last * heads; ++head) {
+        const int64_t b = head / s.heads, h = head % s.heads, first_item = b * s.queries * s.heads + h;
+        const int64_t next = head + 1, next_start = (next / s.heads * s.length * s.heads + next % s.heads) * s.dim;
+        copy_rows(s.values + b * s.length * stride + h * s.dim, stride, s.length, s.dim, to.rows, s.dim);
+        for (int64_t q = 0; q < s.queries; ++q) {
+            const int64_t item = first_item + q * s.heads, place = q % BLOCK * points;
+            const int64_t row = q * s.length / s.queries, rows = (q + 1) * s.length / s.queries - row;
+            if (next < heads_in_all) fetch_rows(s.values + next_start, stride, row, rows, s.dim, 0);
+            if (q + AHEAD < s.queries) fetch_rows(s.out + item * s.dim, stride, AHEAD, 1, s.dim, 1);
+            if (q % BLOCK == 0) locate_block(&s, item, s.heads, q + BLOCK < s.queries ? BLOCK : s.queries - q, &to);
+            forward_query(&s, s.weights + item * points, to.below + place, to.fractions + place, to.rows,
+                          s.out + item * s.dim);
         }
     }
 }
 
 /* Gradients of units [first, last): every element of them is written, whatever was there. */
-MULTIVERSION void backward_units(const Call *call, int64_t first, int64_t last, void *scratch) {
+MULTIVERSION void backward_units(const Call *call, int64_t first, int64_t last, const Scratch *scratch) {
     const Call s = *call;
-    float *const grad_values = s.grad_values;
-    const int64_t stride = s.heads * s.dim, level_points = s.levels * s.points, heads = s.heads / s.parts;
-    const Places places = {(int32_t *)((float *)scratch + heads * level_points), scratch};
-    for (int64_t unit = first; unit < last; ++unit) {
-        const int64_t b = unit / s.parts, first_head = unit % s.parts * heads;
-        const int64_t start = b * s.length * stride + first_head * s.dim;
-        if (unit == first) fetch(&s, b, 0, s.length, first_head, heads);
-        for (int64_t t = 0; t < s.length; ++t)
-            memset(grad_values + start + t * stride, 0, (size_t)(heads * s.dim) * sizeof(float));
+    const Scratch to = *scratch;
+    const int64_t stride = s.heads * s.dim, points = s.levels * s.points, heads = s.heads / s.parts;
+    const int64_t heads_in_all = s.batch * s.heads;
+    for (int64_t head = first * heads; head < last * heads; ++head) {
+        const int64_t b = head / s.heads, h = head % s.heads, first_item = b * s.queries * s.heads + h;
+        const int64_t next = head + 1, next_start = (next / s.heads * s.length * s.heads + next % s.heads) * s.dim;
+        const int64_t start = b * s.length * stride + h * s.dim;
+        copy_rows(s.values + start, stride, s.length, s.dim, to.rows, s.dim);
+        memset(to.grad_rows, 0, (size_t)(s.length * s.dim) * sizeof(float));
         for (int64_t q = 0; q < s.queries; ++q) {
-            const int64_t first_item = (b * s.queries + q) * s.heads + first_head;
-            const int64_t first_point = first_item * level_points;
-            fetch(&s, b + 1, q * s.length / s.queries, (q + 1) * s.length / s.queries, first_head, heads);
-            locate_query(s.locations + first_point, heads, &s, places);
-            for (int64_t h = 0, place = 0; h < heads; ++h) {
-                const float *grad = s.grad_out + (first_item + h) * s.dim;
-                int64_t level_start = start + h * s.dim;
-                for (int64_t l = 0; l < s.levels; ++l) {
-                    const int64_t length = s.level_lengths[l];
-                    for (int64_t p = 0; p < s.points; ++p, ++place) {
-                        const int64_t below = places.below[place], point = first_point + place;
-                        const float fraction = places.fraction[place], weight = s.weights[point];
-                        const float weight_right = weight * fraction, weight_left = weight - weight_right;
-                        const float *row = s.values + level_start + below * stride;
-                        float *grad_row = grad_values + level_start + below * stride;
-                        float left = 0, right = 0;
-                        if (below >= 0 && below < length - 1) {
-                            if (s.dim == 64) /* the usual head size: a constant the compiler unrolls */
-                                two_rows(grad, row, grad_row, stride, weight_left, weight_right, 64, &left, &right);
-                            else
-                                two_rows(grad, row, grad_row, stride, weight_left, weight_right, s.dim, &left,
-                                         &right);
-                        } else if (below == -1 && length > 0) {
-                            right = one_row(grad, row + stride, grad_row + stride, weight_right, s.dim);
-                        } else if (below >= 0 && below < length) {
-                            left = one_row(grad, row, grad_row, weight_left, s.dim);
-                        }
-                        s.grad_weights[point] = left + fraction * (right - left);
-                        s.grad_locations[point] = weight * (float)length * (right - left);
-                    }
-                    level_start += length * stride;
-                }
+            const int64_t item = first_item + q * s.heads, place = q % BLOCK * points;
+            const int64_t row = q * s.length / s.queries, rows = (q + 1) * s.length / s.queries - row;
+            if (next < heads_in_all) fetch_rows(s.values + next_start, stride, row, rows, s.dim, 0);
+            fetch_rows(s.grad_values + start, stride, row, rows, s.dim, 1);
+            if (q + AHEAD < s.queries) fetch_rows(s.grad_out + item * s.dim, stride, AHEAD, 1, s.dim, 0);
+            if (q % BLOCK == 0) locate_block(&s, item, s.heads, q + BLOCK < s.queries ? BLOCK : s.queries - q, &to);
+            const float *grad = s.grad_out + item * s.dim;
+            if (s.dim == 64) {
+                Vector kept[8]; /* in registers, while grad_rows might overlap grad_out for all the compiler knows */
+                for (int i = 0; i < 8; ++i) kept[i] = ((const Vector *)grad)[i];
+                backward_query(&s, item, (const float *)kept, to.below + place, to.fractions + place, to.rows,
+                               to.grad_rows, 64);
+            } else {
+                backward_query(&s, item, grad, to.below + place, to.fractions + place, to.rows, to.grad_rows, s.dim);
             }
         }
+        copy_rows(to.grad_rows, s.dim, s.length, s.dim, s.grad_values + start, stride);
     }
+}
+
+/* The next `floats` of scratch memory, from a cache line of their own. */
+INLINE float *take(float **next, int64_t floats) {
+    float *taken = *next;
+    *next += (floats + CACHE_LINE - 1) / CACHE_LINE * CACHE_LINE;
+    return taken;
 }
 
 INLINE void take_units(Call *call, int backward) {
     const int64_t units = call->batch * call->parts, points = call->levels * call->points;
-    const size_t knots = (size_t)(2 * points) * sizeof(Knot);
-    const size_t places = (size_t)(call->heads * points) * (sizeof(int32_t) + sizeof(float));
-    void *scratch = malloc(knots + places + 1);
-    if (!scratch) {
+    const int64_t head = call->length * call->dim;
+    const size_t floats = (size_t)((backward ? 2 : 1) * head + 3 * BLOCK * points + 6 * CACHE_LINE);
+    float *memory = malloc(floats * sizeof(float));
+    if (!memory) {
         __atomic_store_n(&call->out_of_memory, 1, __ATOMIC_RELAXED);
         return;
     }
+    float *next = (float *)(((uintptr_t)memory + CACHE_LINE * sizeof(float) - 1) & -(CACHE_LINE * sizeof(float)));
+    Scratch scratch = {.rows = take(&next, head), .grad_rows = backward ? take(&next, head) : NULL};
+    scratch.locations = take(&next, BLOCK * points);
+    scratch.fractions = take(&next, BLOCK * points);
+    scratch.below = (int32_t *)take(&next, BLOCK * points);
     for (;;) {
         const int64_t first = __atomic_fetch_add(&call->next_unit, call->units_at_once, __ATOMIC_RELAXED);
         if (first >= units) break;
         const int64_t last = first + call->units_at_once < units ? first + call->units_at_once : units;
         if (backward)
-            backward_units(call, first, last, scratch);
+            backward_units(call, first, last, &scratch);
         else
-            forward_units(call, first, last, scratch);
+            forward_units(call, first, last, &scratch);
     }
-    free(scratch);
+    free(memory);
 }
 static void forward_thread(void *call) { take_units(call, 0); }
 static void backward_thread(void *call) { take_units(call, 1); }
