@@ -113,7 +113,17 @@ def test_the_training_step_runs_both_ways(capsys, monkeypatch) -> None:
     small = train_step.NetworkConfig(dim=16, heads=2, encoder_layers=1, decoder_layers=1, queries=3, ffn_expansion=1)
     monkeypatch.setattr(train_step, "NetworkConfig", lambda: small)
     assert main(["bench", "train-step", "--rounds", "1"]) == 0
-    assert "times faster (median of 1 rounds in turns)" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "times faster (median of 1 rounds in turns)" in printed
+    assert "is about the most that any attention could reach here" in printed
+
+
+def test_attending_to_nothing_reaches_every_input() -> None:
+    """Otherwise the layers before it would be spared their gradients, and the bound would be too high."""
+    inputs = ops.make_inputs(SMALL, device=CPU, dtype=torch.float32, seed=0)
+    out = train_step.attend_to_nothing(*inputs.leaves, [SMALL.length])
+    assert out.shape == inputs.grad_out.shape
+    assert all(grad.any() for grad in torch.autograd.grad(out, inputs.leaves, inputs.grad_out))
 
 
 @pytest.mark.parametrize(
