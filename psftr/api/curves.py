@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from psftr.data.datamodule import Collate, Sample
+from psftr.data.batches import Collate, Sample
 from psftr.data.features import VideoFeatures
 from psftr.data.windows import window_rows
 from psftr.methods.psftr.localizer import PsftrLocalizer

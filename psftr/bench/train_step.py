@@ -16,7 +16,7 @@ from torch import Tensor
 
 from psftr.bench.baselines import grid_sample_attn
 from psftr.bench.timing import describe_machine, take_turns
-from psftr.data.datamodule import Batch, Target
+from psftr.data.batches import Batch, Target
 from psftr.methods.psftr import attention
 from psftr.methods.psftr.build import NetworkConfig, build_network
 from psftr.methods.psftr.criterion import Criterion

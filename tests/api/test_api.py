@@ -41,6 +41,12 @@ def test_import_is_instant():
         psftr.lod  # noqa: B018
 
 
+def test_who_predicts_does_not_wait_for_lightning():
+    code = "import sys, psftr.api, psftr.methods.psftr.localizer; print('pytorch_lightning' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"
+
+
 def test_predict_a_clip(result):
     assert len(result) > 0
     assert isinstance(result[0], Detection)

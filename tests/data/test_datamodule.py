@@ -9,7 +9,8 @@ import torch
 from torch.utils.data import RandomSampler
 
 from psftr.data.annotations import Action, Annotations, Video, canonical_id, read_annotations
-from psftr.data.datamodule import Batch, ZstalDataModule
+from psftr.data.batches import Batch
+from psftr.data.datamodule import ZstalDataModule
 from psftr.data.features import FeatureStore, FeatureWriter, read_info
 from psftr.data.splits import ClassSplit, read_published_split
 from psftr.data.windows import PEER_EXCLUDED_THUMOS14, WindowPolicy

@@ -15,7 +15,7 @@ from psftr.methods.psftr.matcher import Matches, match
 from psftr.segments import tiou_paired
 
 if TYPE_CHECKING:
-    from psftr.data.datamodule import Batch, Target
+    from psftr.data.batches import Batch, Target
     from psftr.methods.psftr.network import LayerOutputs, Outputs
 
 

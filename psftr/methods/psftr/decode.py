@@ -20,7 +20,7 @@ from psftr.predictions import Detection
 from psftr.segments import centre_width_to_start_end, nms, soft_nms
 
 if TYPE_CHECKING:
-    from psftr.data.datamodule import Batch
+    from psftr.data.batches import Batch
     from psftr.data.windows import Window
     from psftr.methods.psftr.network import Outputs
 

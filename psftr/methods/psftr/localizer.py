@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from psftr.data.datamodule import Collate, Sample
+from psftr.data.batches import Collate, Sample
 from psftr.data.windows import Timeline, Window, WindowPolicy, window_rows
 from psftr.errors import PsftrError
 from psftr.methods.psftr.decode import Decoder, WindowDetections

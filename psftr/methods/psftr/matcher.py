@@ -18,7 +18,7 @@ from psftr.errors import PsftrError
 from psftr.segments import centre_width_to_start_end, tiou_pairwise
 
 if TYPE_CHECKING:
-    from psftr.data.datamodule import Target
+    from psftr.data.batches import Target
     from psftr.methods.psftr.network import LayerOutputs
 
 ClassCost = Callable[["LayerOutputs", Tensor], Tensor]

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.optim import AdamW
 from torch.optim.lr_scheduler import LinearLR, LRScheduler, MultiStepLR
 
-from psftr.data.datamodule import Batch
+from psftr.data.batches import Batch
 from psftr.errors import PsftrError
 from psftr.methods.psftr.criterion import Criterion
 from psftr.methods.psftr.decode import Decoder, WindowDetections

@@ -8,7 +8,7 @@ import torch
 import torch.distributed as dist
 from torch import tensor
 
-from psftr.data.datamodule import Target
+from psftr.data.batches import Target
 from psftr.methods.psftr import losses
 from psftr.methods.psftr.criterion import Criterion, LossWeights, count_actions
 from psftr.methods.psftr.matcher import actionness_cost, match

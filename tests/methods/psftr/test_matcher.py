@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import tensor
 
-from psftr.data.datamodule import Target
+from psftr.data.batches import Target
 from psftr.errors import PsftrError
 from psftr.methods.psftr.matcher import (
     actionness_cost,

@@ -10,7 +10,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from psftr.data.annotations import Action
-from psftr.data.datamodule import Collate, Sample
+from psftr.data.batches import Collate, Sample
 from psftr.data.windows import Timeline, Window
 from psftr.errors import PsftrError
 from psftr.evaluation.average_precision import evaluate_detections
