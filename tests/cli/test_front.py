@@ -1,12 +1,13 @@
 """The front door: help, versions, mistyped verbs and keys."""
 
+import os
 import subprocess
 import sys
 
 import pytest
 from front_door import psftr
 
-from psftr.cli import VERBS, main
+from psftr.cli import VERBS, let_threads_wait_briefly, main
 from psftr.cli.hydra_app import check_overrides, planned_jobs
 from psftr.errors import PsftrError
 
@@ -26,6 +27,20 @@ def test_every_verb_has_help_with_an_example_and_loads_no_torch(verb):
     assert f"usage: psftr {verb}" in done.stdout
     assert "example" in "\n".join(printed)
     assert not {"torch", "hydra", "h5py"} & set(loaded.split())
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ({}, {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "1000"}),
+        ({"OMP_WAIT_POLICY": "ACTIVE"}, {"OMP_WAIT_POLICY": "ACTIVE"}),
+        ({"GOMP_SPINCOUNT": "0"}, {"GOMP_SPINCOUNT": "0"}),
+    ],
+)
+def test_threads_wait_as_the_user_says_or_else_briefly(before, after, monkeypatch):
+    monkeypatch.setattr("os.environ", dict(before))
+    let_threads_wait_briefly()
+    assert os.environ == after
 
 
 def test_mistyped_verb_is_one_line_with_the_nearest(capsys):
