@@ -50,6 +50,7 @@ class Browser:
         self.devtools("Emulation.setDeviceMetricsOverride", **metrics)
         scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
         self.devtools("Emulation.setEmulatedMedia", features=[scheme])
+        self.devtools("Emulation.setFocusEmulationEnabled", enabled=True)  # or no focus event in a window behind others
         self.call("/url", url=page.resolve().as_uri())
 
     def devtools(self, command: str, **parameters: Any) -> Any:
