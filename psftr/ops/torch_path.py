@@ -69,7 +69,8 @@ def backward(
 def _find_knots(locations: Tensor, level_lengths: Sequence[int], length: int, dtype: torch.dtype) -> Knots:
     batch, _, heads = locations.shape[:3]
     device = locations.device
-    index_dtype = torch.int32 if batch * length * heads < 2**31 else torch.int64
+    largest = max(batch * length * heads, 2 * locations.numel())  # index of a row, or of a knot
+    index_dtype = torch.int32 if largest < 2**31 else torch.int64
     level_length = _column(level_lengths, index_dtype, device)
     position = row_position(locations, level_length)
     below = position.floor()
