@@ -213,8 +213,8 @@ INLINE void forward_query(const Call *s, const float *weight, const int32_t *bel
 }
 
 /* One query of one head: its gradients, and what it adds to that of the rows. `dim` may be a compile-time constant. */
-INLINE void backward_query(const Call *s, int64_t item, const float *grad, const int32_t *below, const float *fraction,
-                           const float *rows, float *grad_rows, int64_t dim) {
+INLINE void backward_channels(const Call *s, int64_t item, const float *grad, const int32_t *below,
+                              const float *fraction, const float *rows, float *grad_rows, int64_t dim) {
     int64_t place = 0, point = item * s->levels * s->points;
     for (int64_t l = 0; l < s->levels; ++l) {
         const int64_t length = s->level_lengths[l];
@@ -238,59 +238,59 @@ INLINE void backward_query(const Call *s, int64_t item, const float *grad, const
     }
 }
 
+INLINE void backward_query(const Call *s, int64_t item, const int32_t *below, const float *fraction, const float *rows,
+                           float *grad_rows) {
+    const float *grad = s->grad_out + item * s->dim;
+    if (s->dim == 64) { /* a constant, as above */
+        Vector kept[8]; /* in registers, while grad_rows might overlap grad_out for all the compiler knows */
+        for (int i = 0; i < 8; ++i) kept[i] = ((const Vector *)grad)[i];
+        backward_channels(s, item, (const float *)kept, below, fraction, rows, grad_rows, 64);
+    } else {
+        backward_channels(s, item, grad, below, fraction, rows, grad_rows, s->dim);
+    }
+}
+
+/* One head of one batch element, one query after the other. `backward` is a compile-time constant. */
+INLINE void run_head(const Call *s, int64_t b, int64_t h, const int backward, const Scratch *to) {
+    const int64_t stride = s->heads * s->dim, points = s->levels * s->points;
+    const int64_t start = b * s->length * stride + h * s->dim, first_item = b * s->queries * s->heads + h;
+    const int64_t next = h + 1 < s->heads ? start + s->dim : (b + 1) * s->length * stride; /* head, in memory */
+    const int has_next = h + 1 < s->heads || b + 1 < s->batch;
+    copy_rows(s->values + start, stride, s->length, s->dim, to->rows, s->dim);
+    if (backward) memset(to->grad_rows, 0, (size_t)(s->length * s->dim) * sizeof(float));
+    for (int64_t q = 0; q < s->queries; ++q) {
+        const int64_t item = first_item + q * s->heads, place = q % BLOCK * points;
+        const int64_t row = q * s->length / s->queries, rows = (q + 1) * s->length / s->queries - row;
+        if (has_next) fetch_rows(s->values + next, stride, row, rows, s->dim, 0);
+        if (backward) fetch_rows(s->grad_values + start, stride, row, rows, s->dim, 1);
+        if (q + AHEAD < s->queries)
+            fetch_rows((backward ? s->grad_out : s->out) + item * s->dim, stride, AHEAD, 1, s->dim, !backward);
+        if (q % BLOCK == 0) locate_block(s, item, s->heads, q + BLOCK < s->queries ? BLOCK : s->queries - q, to);
+        if (backward)
+            backward_query(s, item, to->below + place, to->fractions + place, to->rows, to->grad_rows);
+        else
+            forward_query(s, s->weights + item * points, to->below + place, to->fractions + place, to->rows,
+                          s->out + item * s->dim);
+    }
+    if (backward) copy_rows(to->grad_rows, s->dim, s->length, s->dim, s->grad_values + start, stride);
+}
+
+INLINE void run_units(const Call *call, int64_t first, int64_t last, const int backward, const Scratch *scratch) {
+    const Call s = *call; /* copies, which stores through pointers cannot change */
+    const Scratch to = *scratch;
+    const int64_t heads = s.heads / s.parts;
+    for (int64_t head = first * heads; head < last * heads; ++head)
+        run_head(&s, head / s.heads, head % s.heads, backward, &to);
+}
+
 /* Units [first, last) of out. */
 MULTIVERSION void forward_units(const Call *call, int64_t first, int64_t last, const Scratch *scratch) {
-    const Call s = *call;
-    const Scratch to = *scratch;
-    const int64_t stride = s.heads * s.dim, points = s.levels * s.points, heads = s.heads / s.parts;
-    const int64_t heads_in_all = s.batch * s.heads;
-    for (int64_t head = first * heads; head < last * heads; ++head) {
-        const int64_t b = head / s.heads, h = head % s.heads, first_item = b * s.queries * s.heads + h;
-        const int64_t next = head + 1, next_start = (next / s.heads * s.length * s.heads + next % s.heads) * s.dim;
-        copy_rows(s.values + b * s.length * stride + h * s.dim, stride, s.length, s.dim, to.rows, s.dim);
-        for (int64_t q = 0; q < s.queries; ++q) {
-            const int64_t item = first_item + q * s.heads, place = q % BLOCK * points;
-            const int64_t row = q * s.length / s.queries, rows = (q + 1) * s.length / s.queries - row;
-            if (next < heads_in_all) fetch_rows(s.values + next_start, stride, row, rows, s.dim, 0);
-            if (q + AHEAD < s.queries) fetch_rows(s.out + item * s.dim, stride, AHEAD, 1, s.dim, 1);
-            if (q % BLOCK == 0) locate_block(&s, item, s.heads, q + BLOCK < s.queries ? BLOCK : s.queries - q, &to);
-            forward_query(&s, s.weights + item * points, to.below + place, to.fractions + place, to.rows,
-                          s.out + item * s.dim);
-        }
-    }
+    run_units(call, first, last, 0, scratch);
 }
 
 /* Gradients of units [first, last): every element of them is written, whatever was there. */
 MULTIVERSION void backward_units(const Call *call, int64_t first, int64_t last, const Scratch *scratch) {
-    const Call s = *call;
-    const Scratch to = *scratch;
-    const int64_t stride = s.heads * s.dim, points = s.levels * s.points, heads = s.heads / s.parts;
-    const int64_t heads_in_all = s.batch * s.heads;
-    for (int64_t head = first * heads; head < last * heads; ++head) {
-        const int64_t b = head / s.heads, h = head % s.heads, first_item = b * s.queries * s.heads + h;
-        const int64_t next = head + 1, next_start = (next / s.heads * s.length * s.heads + next % s.heads) * s.dim;
-        const int64_t start = b * s.length * stride + h * s.dim;
-        copy_rows(s.values + start, stride, s.length, s.dim, to.rows, s.dim);
-        memset(to.grad_rows, 0, (size_t)(s.length * s.dim) * sizeof(float));
-        for (int64_t q = 0; q < s.queries; ++q) {
-            const int64_t item = first_item + q * s.heads, place = q % BLOCK * points;
-            const int64_t row = q * s.length / s.queries, rows = (q + 1) * s.length / s.queries - row;
-            if (next < heads_in_all) fetch_rows(s.values + next_start, stride, row, rows, s.dim, 0);
-            fetch_rows(s.grad_values + start, stride, row, rows, s.dim, 1);
-            if (q + AHEAD < s.queries) fetch_rows(s.grad_out + item * s.dim, stride, AHEAD, 1, s.dim, 0);
-            if (q % BLOCK == 0) locate_block(&s, item, s.heads, q + BLOCK < s.queries ? BLOCK : s.queries - q, &to);
-            const float *grad = s.grad_out + item * s.dim;
-            if (s.dim == 64) {
-                Vector kept[8]; /* in registers, while grad_rows might overlap grad_out for all the compiler knows */
-                for (int i = 0; i < 8; ++i) kept[i] = ((const Vector *)grad)[i];
-                backward_query(&s, item, (const float *)kept, to.below + place, to.fractions + place, to.rows,
-                               to.grad_rows, 64);
-            } else {
-                backward_query(&s, item, grad, to.below + place, to.fractions + place, to.rows, to.grad_rows, s.dim);
-            }
-        }
-        copy_rows(to.grad_rows, s.dim, s.length, s.dim, s.grad_values + start, stride);
-    }
+    run_units(call, first, last, 1, scratch);
 }
 
 /* The next `floats` of scratch memory, from a cache line of their own. */
