@@ -67,7 +67,7 @@ def test_compiles_whole_with_dynamic_shapes(backend, error) -> None:
             torch.autograd.grad(got.square().sum(), parameters),
             torch.autograd.grad(expected.square().sum(), parameters),
             strict=True,
-        ):
+        ):  # as a whole: single elements of either are off from float64 by 2.5e-5 of a gradient that reaches 35
             assert error(a, b) < 2e-6
 
 

@@ -70,11 +70,11 @@ INLINE void locate(const float *locations, int64_t count, int64_t length, int32_
     }
 }
 
-/* The points of `count` queries from item `first` on; queries' items lie `stride` items apart. */
-INLINE void locate_block(const Call *s, int64_t first, int64_t stride, int64_t count, const Scratch *to) {
+/* The points of one head's items of `count` neighbouring queries, from item `first` on. */
+INLINE void locate_block(const Call *s, int64_t first, int64_t count, const Scratch *to) {
     const int64_t points = s->levels * s->points;
     for (int64_t i = 0; i < count; ++i) {
-        const float *from = s->locations + (first + i * stride) * points;
+        const float *from = s->locations + (first + i * s->heads) * points;
         if (points == 4) /* the usual number: a constant the compiler knows how to copy */
             memcpy(to->locations + i * 4, from, 4 * sizeof(float));
         else
@@ -265,7 +265,7 @@ INLINE void run_head(const Call *s, int64_t b, int64_t h, const int backward, co
         if (backward) fetch_rows(s->grad_values + start, stride, row, rows, s->dim, 1);
         if (q + AHEAD < s->queries)
             fetch_rows((backward ? s->grad_out : s->out) + item * s->dim, stride, AHEAD, 1, s->dim, !backward);
-        if (q % BLOCK == 0) locate_block(s, item, s->heads, q + BLOCK < s->queries ? BLOCK : s->queries - q, to);
+        if (q % BLOCK == 0) locate_block(s, item, q + BLOCK < s->queries ? BLOCK : s->queries - q, to);
         if (backward)
             backward_query(s, item, to->below + place, to->fractions + place, to->rows, to->grad_rows);
         else
