@@ -5,7 +5,7 @@ Files of other tools lack that key and read as `Predictions` whose `provenance` 
 names video-id, t-start, t-end, label and score (any order, other columns ignored) reads the same way.
 
 Video ids are kept exactly as written; where predictions meet annotations, ids are compared by the rule of
-`psftr.data.annotations.canonical_id` (ActivityNet's leading "v_" does not matter).
+`canonical_id` (ActivityNet's leading "v_" does not matter).
 """
 
 from __future__ import annotations
@@ -21,12 +21,15 @@ from dataclasses import asdict, dataclass, field, fields
 from functools import cache
 from itertools import groupby
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
 from psftr import __version__
 from psftr.errors import PsftrError
+
+if TYPE_CHECKING:
+    from psftr.segments import Timeline
 
 VERSION = "psftr-predictions-1"
 
@@ -49,6 +52,15 @@ def code_version() -> str:
     except (OSError, subprocess.SubprocessError):
         return __version__
     return f"{__version__}+g{done.stdout.strip()}"
+
+
+def canonical_id(video_id: str) -> str:
+    """The one rule that joins annotation, feature and prediction files: `v_` before an 11-character id is dropped.
+
+    ActivityNet's ids are YouTube ids, always 11 characters, and its feature files write `v_` before them. Ids of any
+    other length (THUMOS14's `video_test_0000004`, the YouTube id `v_UmAH95xls` itself) stay as they are.
+    """
+    return video_id[2:] if len(video_id) == 13 and video_id.startswith("v_") else video_id
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,12 +129,6 @@ class Predictions:
     @property
     def num_detections(self) -> int:
         return sum(map(len, self.detections.values()))
-
-
-class Timeline(Protocol):
-    """Where store rows lie in time: row i begins at `seconds(i)` and ends at `seconds(i + 1)`."""
-
-    def seconds(self, position: float) -> float: ...
 
 
 class FrameFeatures(Protocol):

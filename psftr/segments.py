@@ -1,4 +1,4 @@
-"""Temporal segments: the two notations, overlap, and suppression.
+"""Temporal segments: the two notations, overlap, suppression, and where feature rows lie in seconds.
 
 A segment is a pair in the last axis, either (start, end) or (centre, width); the unit (seconds, normalised
 window time, store positions) is the caller's. Everything is batched over leading axes and returns the dtype
@@ -7,13 +7,38 @@ it was given.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from itertools import pairwise
+from typing import TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
+Numbers = TypeVar("Numbers")  # float, ndarray or Tensor: what goes in comes out
 _SHORTEST = 1e-8  # a union below this counts as empty: overlap 0, gradient 0
+
+
+@dataclass(frozen=True, slots=True)
+class Timeline:
+    """`num_steps` feature rows of `stride` frames each; `duration_s` is the video's own length; rows may fall short."""
+
+    stride: int
+    fps: float
+    num_steps: int
+    duration_s: float
+
+    @property
+    def step_s(self) -> float:
+        return self.stride / self.fps
+
+    def seconds(self, position: Numbers) -> Numbers:
+        """Store position (rows; row i covers [i, i+1)) to seconds."""
+        return position * self.stride / self.fps  # type: ignore[operator, return-value]
+
+    def position(self, seconds: Numbers) -> Numbers:
+        """Seconds to store position: the inverse of `seconds`."""
+        return seconds * self.fps / self.stride  # type: ignore[operator, return-value]
 
 
 def centre_width_to_start_end(cw: Tensor) -> Tensor:

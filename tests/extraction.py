@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from psftr.clip import ClipEncoder
-from psftr.data.shards import ShardedStore
-from psftr.extract import ExtractReport, extract, find_videos
+from psftr.features.clip import ClipEncoder
+from psftr.features.extract import ExtractReport, extract, find_videos
+from psftr.features.shards import ShardedStore
 
 TINY_CLIP = Path(__file__).parent / "tiny_clip.json"
 

@@ -7,13 +7,13 @@ import pytest
 import torch
 from front_door import TINY, psftr
 
-from psftr.data.features import FeatureStore, FeatureWriter
+from psftr.checkpoints import load_pretrained
 from psftr.data.windows import WindowPolicy
-from psftr.methods.psftr.decode import Decoder
-from psftr.methods.psftr.export import load_pretrained
+from psftr.features.store import FeatureStore, FeatureWriter
+from psftr.features.text import TextEmbeddings
 from psftr.methods.psftr.localizer import PsftrLocalizer
+from psftr.methods.psftr.postprocess import Decoder
 from psftr.predictions import CHECKPOINT_LAST, Predictions, Provenance, read_predictions, write_predictions
-from psftr.text import TextEmbeddings
 
 VIDEO, FPS, FRAMES = "GGSY1Qvo990", 19.62, 355
 

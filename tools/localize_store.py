@@ -5,13 +5,13 @@ The labels are any names the text file holds; none of them need have been seen i
 
 import sys
 
-from psftr.data.features import FeatureStore
+from psftr.checkpoints import load_pretrained
 from psftr.data.windows import WindowPolicy
-from psftr.methods.psftr.decode import Decoder
-from psftr.methods.psftr.export import load_pretrained
+from psftr.features.store import FeatureStore
+from psftr.features.text import check_compatible, load_text
 from psftr.methods.psftr.localizer import PsftrLocalizer
+from psftr.methods.psftr.postprocess import Decoder
 from psftr.predictions import CHECKPOINT_LAST, Predictions, Provenance, write_predictions
-from psftr.text import check_compatible, load_text
 
 
 def main(model: str, features: str, text_file: str, out: str, *labels: str) -> None:

@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlparse
 
+from psftr.checkpoints import CONFIG, WEIGHTS, load_trained
 from psftr.data.windows import WindowPolicy
 from psftr.errors import PsftrError
-from psftr.methods.psftr.decode import Decoder, hard_nms_merge
-from psftr.methods.psftr.export import CONFIG, WEIGHTS, load_trained
 from psftr.methods.psftr.network import PSFTR
+from psftr.methods.psftr.postprocess import Decoder, hard_nms_merge
 
 HUB_SCHEME = "hf://"
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")

@@ -10,8 +10,8 @@ import torch
 from numpy.typing import NDArray
 
 from psftr.data.batches import Collate, Sample
-from psftr.data.features import VideoFeatures
 from psftr.data.windows import window_rows
+from psftr.features.store import VideoFeatures
 from psftr.methods.psftr.localizer import PsftrLocalizer
 
 LOGIT_SCALE = 100.0  # CLIP's

@@ -14,16 +14,16 @@ from typing import TYPE_CHECKING, Any
 
 from psftr.api.checkpoints import decoder, load_network, trained_stride, window_policy
 from psftr.api.curves import ScoreCurves, saliency, score_curves
-from psftr.api.encoders import open_encoder, pick_device
 from psftr.api.result import Result
-from psftr.clip import DEFAULT_MODEL, DEFAULT_PRETRAINED, ClipEncoder
-from psftr.data.features import FeatureStore
 from psftr.errors import PsftrError
-from psftr.extract import ExtractReport, Progress, VideoFile, extract, find_videos
-from psftr.methods.baseline.clip_baseline import ClipBaseline
+from psftr.features.clip import DEFAULT_MODEL, DEFAULT_PRETRAINED, ClipEncoder
+from psftr.features.encoders import open_encoder, pick_device
+from psftr.features.extract import ExtractReport, Progress, VideoFile, extract, find_videos
+from psftr.features.store import FeatureStore
+from psftr.features.text import DEFAULT_PROMPT, TextEmbeddings, check_compatible, embed_names, load_text
+from psftr.methods.clip_baseline import ClipBaseline
 from psftr.methods.psftr.localizer import PsftrLocalizer
 from psftr.predictions import CHECKPOINT_LAST, CHECKPOINT_NONE, CHECKPOINT_RULES, Detection, Predictions, Provenance
-from psftr.text import DEFAULT_PROMPT, TextEmbeddings, check_compatible, embed_names, load_text
 
 if TYPE_CHECKING:
     from psftr.methods.psftr.network import PSFTR
@@ -174,7 +174,7 @@ class Model:
     def _extract(
         self, videos: Sequence[VideoFile], folder: Path, stride: int | None, on_progress: Callable[[Progress], None]
     ) -> tuple[FeatureStore, ExtractReport]:
-        from psftr.data.shards import ShardedStore
+        from psftr.features.shards import ShardedStore
 
         encoder = self._open_encoder(self.encoder)
         stride = stride or trained_stride(self.facts, DEFAULT_STRIDE)

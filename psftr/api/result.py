@@ -8,11 +8,11 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, overload
 
-from psftr import exports
+from psftr.api import formats
 from psftr.api.curves import ScoreCurves
-from psftr.data.annotations import Annotations, canonical_id
+from psftr.data.annotations import Annotations
 from psftr.errors import PsftrError
-from psftr.predictions import Detection, Predictions, write_predictions
+from psftr.predictions import Detection, Predictions, canonical_id, write_predictions
 
 NUM_FRAMES = 14  # of a timeline picture
 SHARE_OF_BEST = 0.5
@@ -78,29 +78,29 @@ class Result(Sequence[Detection]):
         return write_predictions(path, self.predictions)
 
     def to_csv(self, path: str | os.PathLike[str]) -> Path:
-        return exports.write_csv(path, self)
+        return formats.write_csv(path, self)
 
     def to_activitynet(self, path: str | os.PathLike[str]) -> Path:
-        return exports.write_activitynet(path, self.predictions)
+        return formats.write_activitynet(path, self.predictions)
 
     def to_srt(self, path: str | os.PathLike[str], video_id: str | None = None) -> Path:
         """Subtitles of the likely detections."""
-        return exports.write_srt(path, self.likely(video_id))
+        return formats.write_srt(path, self.likely(video_id))
 
     def to_vtt(self, path: str | os.PathLike[str], video_id: str | None = None) -> Path:
         """Subtitles of the likely detections."""
-        return exports.write_vtt(path, self.likely(video_id))
+        return formats.write_vtt(path, self.likely(video_id))
 
     def to_fiftyone(self, name: str | None = None) -> Any:
         """A FiftyOne dataset (needs the extra 'fiftyone')."""
-        return exports.fiftyone_dataset(self.predictions, self.files, name=name)
+        return formats.fiftyone_dataset(self.predictions, self.files, name=name)
 
     def to_timeline(
         self, path: str | os.PathLike[str], video_id: str | None = None, *, annotations: Annotations | None = None
     ) -> Path:
         """A picture: frames where there is a video file, score curves, the likely detections, ground truth."""
-        from psftr.api.filmstrip import frames_at
         from psftr.evaluation.timeline import draw_timeline
+        from psftr.features.video.filmstrip import frames_at
 
         video_id = self._only(video_id)
         duration_s = self.durations_s[video_id]

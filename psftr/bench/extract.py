@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from psftr.clip import ClipEncoder
-from psftr.data.shards import ShardedStore
-from psftr.extract import VideoFile, default_batch_size, default_workers, extract, find_videos
-from psftr.video import sample_video
+from psftr.features.clip import ClipEncoder
+from psftr.features.extract import VideoFile, default_batch_size, default_workers, extract, find_videos
+from psftr.features.shards import ShardedStore
+from psftr.features.video import sample_video
 
 _TICK = Fraction(1, 12800)  # divides the frame duration of the usual rates
 

@@ -16,10 +16,10 @@ from psftr.errors import PsftrError
 
 if TYPE_CHECKING:
     from psftr.cli.objects import Dataset
+    from psftr.features.text import TextEmbeddings
     from psftr.methods.cascade.clip_cascade import ClipCascade
     from psftr.methods.cascade.stages import StagePlan
     from psftr.predictions import Predictions
-    from psftr.text import TextEmbeddings
 
 CONFIG = "cascade"
 HELP = """
@@ -219,9 +219,9 @@ def stage_texts(
     config: Config, encoder: str, synthetic: bool, names: Sequence[str], out: Path
 ) -> tuple[dict[str, StagePlan], TextEmbeddings]:
     """Plans and the embeddings of their sentences, in the space of `encoder`; synthetic ones are written to `out`."""
+    from psftr.features.text import TextEmbeddings, load_text
     from psftr.methods.cascade.stages import check_stage_text, read_stage_file, stage_sentences, write_stage_file
     from psftr.methods.cascade.synthetic_stages import embed_synthetic, synthetic_plans
-    from psftr.text import TextEmbeddings, load_text
 
     file = stage_file(config)
     if file:
@@ -247,12 +247,12 @@ def stage_texts(
 
 def clip_on_videos(config: Config, names: Sequence[str], found: Mapping[str, Path]) -> Result:
     """Own videos: frames encoded here, every label a plan of the stage file or of one stage."""
-    from psftr.clip import ClipEncoder
+    from psftr.features.clip import ClipEncoder
+    from psftr.features.text import TextEmbeddings, embed_names
     from psftr.methods.cascade.stages import one_stage_plan, read_stage_file, stage_sentences
-    from psftr.text import TextEmbeddings, embed_names
 
     settings = config["encoder"]
-    from psftr.api.encoders import pick_device
+    from psftr.features.encoders import pick_device
 
     encoder = ClipEncoder(settings["model"], settings["pretrained"], device=pick_device(config["device"]))
     file = stage_file(config)
@@ -278,9 +278,9 @@ def encode_video(encoder: Any, path: Path, video_id: str, *, fps: float) -> Any:
     import numpy as np
     import torch
 
-    from psftr.data.features import VideoFeatures
+    from psftr.features.store import VideoFeatures
+    from psftr.features.video import probe_video, sample_video
     from psftr.methods.cascade.frames import frame_stride
-    from psftr.video import probe_video, sample_video
 
     shrunk: list[Any] = []
     probe = probe_video(path)
@@ -336,6 +336,6 @@ def show_evaluations(evaluations: Sequence[Any], index: int, out: Path, *, figur
 
 
 def write_json(path: Path, value: Any) -> None:
-    from psftr.cli.run_folder import write_json as write
+    from psftr.engine.runs import write_json as write
 
     write(path, value)

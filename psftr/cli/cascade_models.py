@@ -15,11 +15,11 @@ from psftr.errors import PsftrError
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from psftr.language_models import Session
     from psftr.methods.cascade.filtering import Nearest
     from psftr.methods.cascade.mllm_cascade import MllmCascade, MllmCascadeConfig
     from psftr.methods.cascade.reconstruction import ReconstructionConfig
     from psftr.methods.cascade.stages import StagePlan
-    from psftr.mllm import Session
     from psftr.predictions import Detection
 
 log = logging.getLogger("psftr")
@@ -131,13 +131,13 @@ def build_cascade(
 
 def nearest_candidate(config: Config, names: Sequence[str]) -> Nearest | None:
     """Names that are no candidate's -> the candidate of the closest CLIP text embedding; None if not asked for."""
+    from psftr.features.text import DEFAULT_PROMPT, class_prompts, resolve_prompt
     from psftr.methods.cascade.filtering import nearest_by_embedding
-    from psftr.text import DEFAULT_PROMPT, class_prompts, resolve_prompt
 
     settings = config["nearest"]
     if not settings["model"]:
         return None
-    from psftr.clip import ClipEncoder
+    from psftr.features.clip import ClipEncoder
 
     encoder, template = ClipEncoder(settings["model"], settings["pretrained"]), resolve_prompt(DEFAULT_PROMPT)
 
@@ -149,7 +149,7 @@ def nearest_candidate(config: Config, names: Sequence[str]) -> Nearest | None:
 
 def build_session(backend: Mapping[str, Any], config: Config) -> Session:
     """The model of a backend section, with its cache and budget."""
-    from psftr.mllm import AnswerCache, Budget, ReplayMLLM, Session
+    from psftr.language_models import AnswerCache, Budget, ReplayMLLM, Session
 
     kind = backend["kind"]
     if kind == "replay":
@@ -158,13 +158,13 @@ def build_session(backend: Mapping[str, Any], config: Config) -> Session:
     budget = Budget(backend["budget"])
     model: Any
     if kind == "transformers":
-        from psftr.api.encoders import pick_device
-        from psftr.mllm.local import TransformersMLLM
+        from psftr.features.encoders import pick_device
+        from psftr.language_models.local import TransformersMLLM
 
         name, device = rest.pop("model"), pick_device(config["device"])
         model = TransformersMLLM.load(name, device=device, literal=config["compat"], budget=budget, **rest)
     elif kind == "server":
-        from psftr.mllm.server import OpenAiServer
+        from psftr.language_models.server import OpenAiServer
 
         model = OpenAiServer(api_key=os.environ.get(rest.pop("api_key_env")), budget=budget, **rest)
     else:
@@ -174,8 +174,8 @@ def build_session(backend: Mapping[str, Any], config: Config) -> Session:
 
 def locate_videos(config: Config, ids: Iterable[str]) -> dict[str, Path]:
     """The file of every test video. Raises PsftrError naming the folder, and how many are absent."""
-    from psftr.data.annotations import canonical_id
-    from psftr.video import SUFFIXES
+    from psftr.features.video import SUFFIXES
+    from psftr.predictions import canonical_id
 
     if not config["videos_dir"]:
         raise PsftrError(

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from psftr.cli.evaluate_predictions import evaluate_training_free, find_training_free
 from psftr.cli.present import compare_settings, draw_example, show
-from psftr.cli.run_folder import RunFolder, find_runs, planned_overrides
+from psftr.engine.runs import RunFolder, find_runs, planned_overrides
 from psftr.errors import PsftrError
 
 if TYPE_CHECKING:
@@ -228,9 +228,9 @@ class Job:
         return predictions
 
     def predict(self) -> Predictions:
-        from psftr.api.encoders import pick_device
+        from psftr.checkpoints import load_pretrained
         from psftr.cli.objects import build_decoder, load_class_text, window_policy
-        from psftr.methods.psftr.export import load_pretrained
+        from psftr.features.encoders import pick_device
         from psftr.methods.psftr.localizer import PsftrLocalizer
         from psftr.predictions import Predictions, Provenance
 
@@ -313,7 +313,7 @@ def evaluate_baseline(config: Config) -> float:
 
 def baseline_predictions(config: Config, dataset: Dataset) -> Predictions:
     from psftr.cli.objects import load_class_text
-    from psftr.methods.baseline.clip_baseline import NAME, ClipBaseline
+    from psftr.methods.clip_baseline import NAME, ClipBaseline
     from psftr.predictions import CHECKPOINT_NONE, Predictions, Provenance
 
     unseen = dataset.split.unseen

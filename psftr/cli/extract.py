@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from psftr.extract import ExtractReport, Progress
+    from psftr.features.extract import ExtractReport, Progress
 
 EXIT_INCOMPLETE = 1
 LINE_EVERY_S = 5.0
@@ -74,8 +74,8 @@ def make_encoder(args: argparse.Namespace) -> Any:
     """The ClipEncoder that `add_encoder_arguments` describe."""
     import torch
 
-    from psftr.clip import ClipEncoder
     from psftr.errors import PsftrError
+    from psftr.features.clip import ClipEncoder
 
     has_cuda = torch.cuda.is_available()
     try:
@@ -101,8 +101,8 @@ def run(args: argparse.Namespace) -> int:
     if args.shard and args.out.endswith((".h5", ".hdf5")):
         raise PsftrError(f"--shard needs a folder as --out, got the file {args.out}: machines cannot share one file")
 
-    from psftr.data.shards import ShardedStore
-    from psftr.extract import extract, find_videos, select_shard
+    from psftr.features.extract import extract, find_videos, select_shard
+    from psftr.features.shards import ShardedStore
 
     videos = find_videos(args.videos)
     if args.shard:

@@ -12,16 +12,16 @@ from psftr.cli.hydra_app import nearest
 from psftr.errors import PsftrError
 
 if TYPE_CHECKING:
-    from psftr.clip import ClipEncoder
     from psftr.data.annotations import Annotations
     from psftr.data.datamodule import ZstalDataModule
-    from psftr.data.features import FeatureStore
     from psftr.data.splits import ClassSplit
     from psftr.data.windows import WindowPolicy
+    from psftr.features.clip import ClipEncoder
+    from psftr.features.store import FeatureStore
+    from psftr.features.text import TextEmbeddings
     from psftr.methods.psftr.build import NetworkConfig
     from psftr.methods.psftr.criterion import Criterion
-    from psftr.methods.psftr.decode import Decoder
-    from psftr.text import TextEmbeddings
+    from psftr.methods.psftr.postprocess import Decoder
 
 Config = Mapping[str, Any]
 
@@ -70,7 +70,7 @@ def load_dataset(config: Config) -> Dataset:
         PsftrError: a file is missing or damaged; the message says which `psftr prepare` or `extract` makes it.
     """
     from psftr.data.annotations import read_annotations
-    from psftr.data.features import FeatureStore
+    from psftr.features.store import FeatureStore
 
     dataset = config["dataset"]
     if dataset["name"] == "synthetic":
@@ -121,7 +121,7 @@ def load_class_text(config: Config, store: FeatureStore, names: tuple[str, ...])
     A file given by `text.embeddings`, else the dataset folder's text.h5 if its prompt is the one asked for (a
     synthetic one always fits), else the open_clip encoder that the store names, cached in the dataset folder.
     """
-    from psftr.text import cache_path, check_compatible, embed_names, load_text, resolve_prompt
+    from psftr.features.text import cache_path, check_compatible, embed_names, load_text, resolve_prompt
 
     text_config, root = config["text"], Path(config["dataset"]["root"])
     prompt = resolve_prompt(text_config["prompt"])
@@ -154,7 +154,7 @@ def text_encoder(identity: str, *, weights: str | None = None) -> ClipEncoder:
     Raises:
         PsftrError: the identity is not of open_clip, names a local file that was not given, or has no text side.
     """
-    from psftr.api.encoders import open_encoder
+    from psftr.features.encoders import open_encoder
 
     if not identity.startswith("open_clip:"):
         raise PsftrError(
@@ -246,7 +246,7 @@ def build_criterion(config: Config) -> Criterion:
 
 
 def build_decoder(config: Config) -> Decoder:
-    from psftr.methods.psftr.decode import Decoder, hard_nms_merge, peer_merge
+    from psftr.methods.psftr.postprocess import Decoder, hard_nms_merge, peer_merge
 
     decode = config["decode"]
     hard = partial(hard_nms_merge, threshold=decode["nms_threshold"], max_kept=decode["max_per_video"])

@@ -144,7 +144,7 @@ def _write(result: Result, out: Path, args: argparse.Namespace, annotations: Ann
     if args.activitynet:
         paths.append(result.to_activitynet(out / "activitynet.json"))
     if args.fiftyone:
-        from psftr.exports import write_fiftyone_labels
+        from psftr.api.formats import write_fiftyone_labels
 
         paths.append(write_fiftyone_labels(out / "labels.json", result.predictions))
     if not result.is_complete:

@@ -84,8 +84,8 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _prepare_world(out, args: argparse.Namespace) -> None:
-    from psftr.data.features import FeatureStore
     from psftr.data.synthetic import ensure_world
+    from psftr.features.store import FeatureStore
 
     built = ensure_world(out, seed=args.seed, dim=args.dim, num_train=args.num_train, num_test=args.num_test)
     store = FeatureStore(out / "features.h5")

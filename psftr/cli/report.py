@@ -153,9 +153,9 @@ def _print_means(reports: Sequence[TenSplitReport]) -> None:
 def _figures(
     folder: Path, reports: Sequence[TenSplitReport], files: dict[str, Predictions], annotations: Annotations
 ) -> list[Path]:
-    from psftr.data.annotations import canonical_id
     from psftr.evaluation.plots import plot_classes, plot_data_scale, plot_splits
     from psftr.evaluation.timeline import draw_timeline
+    from psftr.predictions import canonical_id
 
     paths = []
     for number, report in enumerate(reports):

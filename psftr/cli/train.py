@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from psftr.cli.run_folder import RunFolder, find_runs
+from psftr.engine.runs import RunFolder, find_runs
 from psftr.errors import PsftrError
 
 if TYPE_CHECKING:
@@ -114,13 +114,13 @@ def train(config: Config, folder: RunFolder) -> float:
     import pytorch_lightning as pl
     import torch
 
+    from psftr.checkpoints import save_pretrained
     from psftr.cli.objects import build_criterion, build_datamodule, build_decoder, load_class_text, load_dataset
     from psftr.cli.objects import network_config as network_config_of
-    from psftr.cli.progress import silence_lightning
+    from psftr.engine.progress import silence_lightning
     from psftr.evaluation.protocol import scorer
     from psftr.evaluation.rules import protocol_for
     from psftr.methods.psftr.build import build_network
-    from psftr.methods.psftr.export import save_pretrained
     from psftr.methods.psftr.module import OptimizerConfig, PsftrModule
     from psftr.ops import selected_path
     from psftr.predictions import code_version
@@ -228,7 +228,7 @@ def build_trainer(config: Config, folder: RunFolder) -> pl.Trainer:
     import torch
     from pytorch_lightning.callbacks import Callback, EMAWeightAveraging, ModelCheckpoint
 
-    from psftr.cli.progress import EpochSeed, progress_callback
+    from psftr.engine.progress import EpochSeed, progress_callback
 
     trainer, checkpoint = config["trainer"], config["checkpoint"]
     precision = trainer["precision"]

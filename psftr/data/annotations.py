@@ -8,7 +8,6 @@ cannot be understood is a `PsftrError` naming file, video and row.
 from __future__ import annotations
 
 import csv
-import difflib
 import json
 import math
 import os
@@ -19,6 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from psftr.errors import PsftrError
+from psftr.files import nearest_names
+from psftr.predictions import canonical_id
 
 # Containers, frame counts and annotators disagree about a video's length by up to a few frames: a segment may end this
 # much after it without being called trouble.
@@ -35,27 +36,6 @@ NON_FINITE = "non-finite number"  # left out
 UNKNOWN_LABEL = "label outside the classes"  # left out
 
 CSV_COLUMNS = ("video-id", "t-start", "t-end", "label")
-
-
-def canonical_id(video_id: str) -> str:
-    """The one rule that joins annotation, feature and prediction files: `v_` before an 11-character id is dropped.
-
-    ActivityNet's ids are YouTube ids, always 11 characters, and its feature files write `v_` before them. Ids of any
-    other length (THUMOS14's `video_test_0000004`, the YouTube id `v_UmAH95xls` itself) stay as they are.
-    """
-    return video_id[2:] if len(video_id) == 13 and video_id.startswith("v_") else video_id
-
-
-def nearest_names(names: Iterable[str], known: Iterable[str]) -> str:
-    """`'GolfSwng' (nearest known: 'GolfSwing')` for each of at most five names, for one-line errors."""
-    known = sorted(known)
-    by_lower = {name.lower(): name for name in known}
-    told = []
-    names = list(names)
-    for name in names[:5]:
-        near = difflib.get_close_matches(name.lower(), by_lower, n=1, cutoff=0.5)
-        told.append(f"{name!r}" + (f" (nearest known: {by_lower[near[0]]!r})" if near else ""))
-    return ", ".join(told) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
 
 
 @dataclass(frozen=True, slots=True)

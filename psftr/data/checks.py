@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from psftr.data.annotations import EMPTY, NON_FINITE, UNKNOWN_LABEL, Annotations, Trouble
-from psftr.data.features import FeatureStore, VideoInfo
 from psftr.data.sources import Dataset
 from psftr.data.splits import ClassSplit, read_published_split
 from psftr.errors import PsftrError
+from psftr.features.store import FeatureStore, VideoInfo
 
 RATIOS = (75, 50)
 NUM_SPLITS = 10

@@ -18,12 +18,14 @@ import pytorch_lightning as pl
 import torch
 from torch.utils.data import DataLoader, Dataset, RandomSampler
 
-from psftr.data.annotations import Annotations, Video, canonical_id, nearest_names
+from psftr.data.annotations import Annotations, Video
 from psftr.data.batches import Collate, Sample
-from psftr.data.features import FeatureStore
 from psftr.data.splits import ClassSplit, hold_out_classes
 from psftr.data.windows import Window, WindowPolicy, window_rows
 from psftr.errors import PsftrError
+from psftr.features.store import FeatureStore
+from psftr.files import nearest_names
+from psftr.predictions import canonical_id
 
 log = logging.getLogger(__name__)
 

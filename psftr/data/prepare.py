@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from psftr import __version__
-from psftr.data.annotations import canonical_id, read_annotations
+from psftr.data.annotations import read_annotations
 from psftr.data.checks import (
     RATIOS,
     Report,
@@ -35,12 +35,13 @@ from psftr.data.checks import (
     read_splits,
     split_notes,
 )
-from psftr.data.features import FeatureStore, VideoInfo, import_npy_folder, read_info
-from psftr.data.prepared import read_record, sha256_of, write_json, write_record
+from psftr.data.record import read_record, sha256_of, write_json, write_record
 from psftr.data.sources import DATASETS, Dataset, base_url, fetch
 from psftr.data.synthetic import generator_facts, simulate_features
-from psftr.data.windows import Timeline
 from psftr.errors import PsftrError
+from psftr.features.store import FeatureStore, VideoInfo, import_npy_folder, read_info
+from psftr.predictions import canonical_id
+from psftr.segments import Timeline
 
 Progress = Callable[[int, int], None]
 

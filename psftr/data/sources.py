@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from psftr import __version__
-from psftr.data.prepared import sha256_of
+from psftr.data.record import sha256_of
 from psftr.data.windows import PEER_EXCLUDED_THUMOS14
 from psftr.errors import PsftrError
 

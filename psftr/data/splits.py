@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import yaml
 
-from psftr.data.annotations import nearest_names
 from psftr.errors import PsftrError
+from psftr.files import nearest_names
 
 
 @dataclass(frozen=True)

@@ -28,7 +28,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.signal import lfilter
 
-from psftr.text import spell_out
+from psftr.features.text import spell_out
 
 FRAME_NORM = 10.6  # the real files say 10.3 to 10.9
 TEXT_NORM = 10.0

@@ -10,41 +10,17 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from psftr.data.annotations import Action
 from psftr.errors import PsftrError
-
-Numbers = TypeVar("Numbers")  # float, ndarray or Tensor: what goes in comes out
+from psftr.segments import Numbers, Timeline
 
 MODES = ("slide", "rescale")
 # Test videos that several peers leave out (wrong annotations, wrong timing, or features that nobody has).
 PEER_EXCLUDED_THUMOS14 = tuple(f"video_test_{number:07d}" for number in (270, 504, 814, 1292, 1496))
-
-
-@dataclass(frozen=True, slots=True)
-class Timeline:
-    """`num_steps` feature rows of `stride` frames each; `duration_s` is the video's own length; rows may fall short."""
-
-    stride: int
-    fps: float
-    num_steps: int
-    duration_s: float
-
-    @property
-    def step_s(self) -> float:
-        return self.stride / self.fps
-
-    def seconds(self, position: Numbers) -> Numbers:
-        """Store position (rows; row i covers [i, i+1)) to seconds."""
-        return position * self.stride / self.fps  # type: ignore[operator, return-value]
-
-    def position(self, seconds: Numbers) -> Numbers:
-        """Seconds to store position: the inverse of `seconds`."""
-        return seconds * self.fps / self.stride  # type: ignore[operator, return-value]
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from psftr.data.annotations import Annotations, canonical_id
+from psftr.data.annotations import Annotations
 from psftr.data.splits import ClassSplit
 from psftr.errors import PsftrError
 from psftr.evaluation.average_precision import ApResult, evaluate_detections
@@ -19,7 +19,7 @@ from psftr.evaluation.selection import (
     videos_under_test,
     without_double_labels,
 )
-from psftr.predictions import CHECKPOINT_NONE, CHECKPOINT_PEER, Detection, Predictions, Provenance
+from psftr.predictions import CHECKPOINT_NONE, CHECKPOINT_PEER, Detection, Predictions, Provenance, canonical_id
 
 __all__ = [
     "CLEAN",

@@ -15,7 +15,7 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from psftr.data.annotations import Action, Annotations, canonical_id
+from psftr.data.annotations import Action, Annotations
 from psftr.data.splits import ClassSplit
 from psftr.errors import PsftrError
 from psftr.evaluation import report_charts as charts
@@ -36,7 +36,7 @@ from psftr.evaluation.rules import CLEAN, PEER, PROTOCOLS
 from psftr.evaluation.selection import Selection, select_scored
 from psftr.evaluation.stage_trace import StageTrace
 from psftr.evaluation.tables import marks, short_method
-from psftr.predictions import CHECKPOINT_PEER, Predictions
+from psftr.predictions import CHECKPOINT_PEER, Predictions, canonical_id
 
 DEFAULT_TIOUS = (0.3, 0.4, 0.5, 0.6, 0.7)
 # Nothing but what is in the page, and video files beside it.

@@ -17,9 +17,9 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from psftr.data.annotations import Action, Annotations, canonical_id
+from psftr.data.annotations import Action, Annotations
 from psftr.evaluation.stage_trace import ClassStages, DetectionStages, Span, StageTrace
-from psftr.predictions import Detection, Predictions
+from psftr.predictions import Detection, Predictions, canonical_id
 
 MOST_DETECTIONS = 60_000  # on a page; about 1.2 MB
 FEWEST_PER_VIDEO = 10

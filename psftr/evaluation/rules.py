@@ -10,9 +10,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
-from psftr.data.annotations import canonical_id
 from psftr.data.windows import PEER_EXCLUDED_THUMOS14
 from psftr.errors import PsftrError
+from psftr.predictions import canonical_id
 
 CLEAN, PEER = "clean", "peer"
 

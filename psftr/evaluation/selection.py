@@ -5,20 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from psftr.data.annotations import (
-    EMPTY,
-    NON_FINITE,
-    UNKNOWN_LABEL,
-    Action,
-    Annotations,
-    Video,
-    canonical_id,
-    nearest_names,
-)
+from psftr.data.annotations import EMPTY, NON_FINITE, UNKNOWN_LABEL, Action, Annotations, Video
 from psftr.data.splits import ClassSplit
 from psftr.errors import PsftrError
 from psftr.evaluation.rules import Protocol
-from psftr.predictions import Detection, Predictions
+from psftr.files import nearest_names
+from psftr.predictions import Detection, Predictions, canonical_id
 
 
 @dataclass(frozen=True, eq=False)

@@ -12,9 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from psftr.data.annotations import canonical_id
 from psftr.errors import PsftrError
-from psftr.predictions import Detection
+from psftr.predictions import Detection, canonical_id
 
 VERSION = "psftr-stages-1"
 SIDECAR = "stages.json"

@@ -6,9 +6,9 @@ import pytest
 import torch
 from clips import numbered_clip
 
-from psftr.clip import ClipEncoder
+from psftr.checkpoints import save_pretrained, training_facts
+from psftr.features.clip import ClipEncoder
 from psftr.methods.psftr.build import NetworkConfig, build_network
-from psftr.methods.psftr.export import save_pretrained, training_facts
 
 TINY_CLIP = str(Path(__file__).resolve().parents[1] / "tiny_clip.json")
 

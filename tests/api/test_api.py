@@ -12,13 +12,13 @@ import torch
 import psftr
 from psftr.api.checkpoints import decoder, locate, trained_stride, window_policy
 from psftr.api.curves import score_curves
-from psftr.api.encoders import open_encoder
-from psftr.api.filmstrip import frames_at
-from psftr.clip import ClipEncoder
-from psftr.data.features import VideoFeatures
 from psftr.errors import PsftrError
+from psftr.features.clip import ClipEncoder
+from psftr.features.encoders import open_encoder
+from psftr.features.store import VideoFeatures
+from psftr.features.text import embed_names
+from psftr.features.video.filmstrip import frames_at
 from psftr.predictions import Detection, read_predictions
-from psftr.text import embed_names
 
 LABELS = ["high jump", "pole vault"]
 
@@ -208,7 +208,7 @@ def test_where_a_model_may_be(model_folder, tmp_path):
 
 
 def test_run_that_is_not_finished_gives_its_last_checkpoint(model_folder, tmp_path):
-    from psftr.methods.psftr.export import load_pretrained
+    from psftr.checkpoints import load_pretrained
 
     network, facts = load_pretrained(model_folder)
     state = {f"network.{name}": value for name, value in network.state_dict().items()}
@@ -299,7 +299,8 @@ def test_frames_for_pictures(videos):
 
 
 def test_real_videos_last_as_long_as_their_annotations_say(shared_data, tiny_clip):
-    from psftr.data.annotations import canonical_id, read_annotations
+    from psftr.data.annotations import read_annotations
+    from psftr.predictions import canonical_id
 
     files = sorted((shared_data / "videos").glob("*.mp4"))
     known = read_annotations(shared_data / "thumos14/Thumos14_annotations.json").videos

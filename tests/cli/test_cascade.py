@@ -402,7 +402,7 @@ def test_proposals_of_another_method_are_rescored_beside_the_originals(workplace
 
 
 def test_class_texts_with_stages_serve_any_verb_that_takes_texts(workplace):
-    from psftr.text import load_text
+    from psftr.features.text import load_text
 
     psftr("cascade", "write_text=texts/stages-text.h5", cwd=workplace)
     text = load_text(workplace / "texts" / "stages-text.h5")

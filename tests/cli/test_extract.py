@@ -10,7 +10,7 @@ from clips import FASTSTART, numbered_clip
 from extraction import TINY_CLIP
 
 from psftr.cli import main
-from psftr.data.features import FeatureStore
+from psftr.features.store import FeatureStore
 
 TINY = ["--model", str(TINY_CLIP), "--pretrained", "random", "--device", "cpu"]
 

@@ -10,10 +10,10 @@ import torch
 from clips import numbered_clip
 from front_door import psftr
 
-from psftr.clip import ClipEncoder
+from psftr.checkpoints import save_pretrained, training_facts
 from psftr.data.annotations import Action, Annotations, Video, write_annotations
+from psftr.features.clip import ClipEncoder
 from psftr.methods.psftr.build import NetworkConfig, build_network
-from psftr.methods.psftr.export import save_pretrained, training_facts
 from psftr.predictions import read_predictions
 
 TINY_CLIP = str(Path(__file__).resolve().parents[1] / "tiny_clip.json")

@@ -4,8 +4,10 @@ import math
 import pytest
 
 from psftr.data import annotations as ann
-from psftr.data.annotations import Action, canonical_id, nearest_names, read_annotations, write_annotations
+from psftr.data.annotations import Action, read_annotations, write_annotations
 from psftr.errors import PsftrError
+from psftr.files import nearest_names
+from psftr.predictions import canonical_id
 
 
 def write(tmp_path, database, **more):

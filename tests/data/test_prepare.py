@@ -15,13 +15,13 @@ from front_door import psftr
 from psftr.data import sources
 from psftr.data.annotations import read_annotations
 from psftr.data.checks import summary
-from psftr.data.features import FeatureStore
 from psftr.data.prepare import import_features, prepare, simulate
-from psftr.data.prepared import read_record
+from psftr.data.record import read_record
 from psftr.data.sources import DATASETS, RemoteFile, fetch
 from psftr.data.splits import ClassSplit, read_published_split, write_published_splits
 from psftr.errors import PsftrError
-from psftr.text import load_text
+from psftr.features.store import FeatureStore
+from psftr.features.text import load_text
 
 CLASSES = ("HighJump", "LongJump", "Diving", "CliffDiving")
 

@@ -7,14 +7,14 @@ import numpy as np
 import pytest
 
 from psftr.data.annotations import Action, Annotations, Video, read_annotations
-from psftr.data.features import FeatureStore
-from psftr.data.prepared import read_record
+from psftr.data.record import read_record
 from psftr.data.splits import read_published_split
 from psftr.data.synthetic import CLASSES, build_world, encoder_name, ensure_world, simulate_features
 from psftr.data.synthetic_space import Composition, Space, compose, hard_negatives, seeded
-from psftr.data.windows import Timeline
 from psftr.errors import PsftrError
-from psftr.text import load_text
+from psftr.features.store import FeatureStore
+from psftr.features.text import load_text
+from psftr.segments import Timeline
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,6 @@ from torch.nn.functional import interpolate
 
 from psftr.data.annotations import Action
 from psftr.data.windows import (
-    Timeline,
     Window,
     WindowPolicy,
     action_rows,
@@ -15,6 +14,7 @@ from psftr.data.windows import (
     window_targets,
 )
 from psftr.errors import PsftrError
+from psftr.segments import Timeline
 
 
 def timeline(num_steps, *, stride=8, fps=16.0):

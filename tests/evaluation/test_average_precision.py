@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from psftr.data.annotations import Action, canonical_id
+from psftr.data.annotations import Action
 from psftr.errors import PsftrError
 from psftr.evaluation.average_precision import average_precision, evaluate_detections, match_detections
-from psftr.predictions import Detection, group_by_video, read_predictions
+from psftr.predictions import Detection, canonical_id, group_by_video, read_predictions
 
 FIVE = (0.3, 0.4, 0.5, 0.6, 0.7)
 TEN = tuple(round(0.5 + 0.05 * i, 2) for i in range(10))

@@ -4,11 +4,11 @@ from pathlib import Path
 
 import pytest
 
-from psftr.data.annotations import Action, Annotations, Video, canonical_id, read_annotations
+from psftr.data.annotations import Action, Annotations, Video, read_annotations
 from psftr.data.splits import ClassSplit, read_published_split
 from psftr.errors import PsftrError
 from psftr.evaluation.protocol import Protocol, evaluate_predictions, protocol_for, scorer, split_of
-from psftr.predictions import Detection, Predictions, Provenance, group_by_video, read_predictions
+from psftr.predictions import Detection, Predictions, Provenance, canonical_id, group_by_video, read_predictions
 
 SPLIT = ClassSplit(("CliffDiving", "run"), ("Diving", "jump"), "published", 50, 2)
 # Ten seconds each, one action a video unless said otherwise. "t3" has no unseen class, "v1" is for training.

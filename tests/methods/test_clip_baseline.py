@@ -5,9 +5,10 @@ import numpy as np
 import pytest
 import torch
 
-from psftr.data.features import VideoFeatures
 from psftr.errors import PsftrError
-from psftr.methods.baseline.clip_baseline import (
+from psftr.features.store import VideoFeatures
+from psftr.features.text import TextEmbeddings
+from psftr.methods.clip_baseline import (
     ClipBaseline,
     _groups,
     _mean_of_best,
@@ -15,7 +16,6 @@ from psftr.methods.baseline.clip_baseline import (
     _scale_to_unit,
     _smooth,
 )
-from psftr.text import TextEmbeddings
 
 NAMES = ("high jump", "diving", "billiards")
 DIM = 16

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from psftr.errors import PsftrError
+from psftr.features.text import TextEmbeddings
 from psftr.methods.cascade.confidence import (
     CENTRES,
     moving_average,
@@ -22,7 +23,6 @@ from psftr.methods.cascade.reconstruction import ReconstructionConfig
 from psftr.methods.cascade.stages import StagePlan
 from psftr.methods.cascade.trace import VideoTrace, trace_class
 from psftr.predictions import Detection, FrameFeatures
-from psftr.text import TextEmbeddings
 
 
 @dataclass(frozen=True, kw_only=True)

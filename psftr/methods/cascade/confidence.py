@@ -6,8 +6,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from psftr.errors import PsftrError
+from psftr.language_models import Frames, Session
 from psftr.methods.cascade.stages import StagePlan
-from psftr.mllm import Frames, Session
 
 CENTRES = ("none", "median")
 _QUESTION = "Does this frame show that {description}? Answer Yes or No."

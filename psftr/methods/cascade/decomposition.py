@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+from psftr.features.text import spell_out
+from psftr.language_models import AnswerError, Frames, Schema, Session
 from psftr.methods.cascade.answers import json_object, object_list
 from psftr.methods.cascade.stages import MAX_STAGES, Stage, StagePlan, one_stage_plan
-from psftr.mllm import AnswerError, Frames, Schema, Session
-from psftr.text import spell_out
 
 MIN_STAGES = 2
 TEMPERATURE = 0.5  # of the released code's stage requests

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from psftr.features.text import spell_out
+from psftr.language_models import AnswerError, Frames, Schema, Session
 from psftr.methods.cascade.answers import json_object, number_in_unit_range, object_list
-from psftr.mllm import AnswerError, Frames, Schema, Session
-from psftr.text import spell_out
 
 Nearest = Callable[[str], str | None]
 

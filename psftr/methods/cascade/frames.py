@@ -14,9 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from psftr.errors import PsftrError
-from psftr.mllm import Frames
+from psftr.features.video import SampledFrame, VideoProbe, probe_video, sample_video
+from psftr.language_models import Frames
 from psftr.predictions import Detection
-from psftr.video import SampledFrame, VideoProbe, probe_video, sample_video
 
 
 @dataclass(frozen=True, eq=False)

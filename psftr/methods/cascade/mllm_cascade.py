@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from psftr.errors import PsftrError
+from psftr.language_models import Session
 from psftr.methods.cascade.confidence import ask_stages
 from psftr.methods.cascade.decomposition import caption_action, plan_stages
 from psftr.methods.cascade.filtering import Nearest, filter_by_answer, filter_compat
@@ -14,7 +15,6 @@ from psftr.methods.cascade.frames import VideoFrames
 from psftr.methods.cascade.reconstruction import ReconstructionConfig
 from psftr.methods.cascade.stages import MAX_STAGES, StagePlan
 from psftr.methods.cascade.trace import VideoTrace, trace_class
-from psftr.mllm import Session
 
 COMPAT_MAX_FRAMES = 400
 

@@ -11,9 +11,9 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 
 from psftr.errors import PsftrError
+from psftr.features.text import TextEmbeddings
 from psftr.methods.cascade.stages import StagePlan
 from psftr.predictions import Detection
-from psftr.text import TextEmbeddings
 
 
 def class_text_with_stages(

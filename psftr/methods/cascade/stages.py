@@ -21,7 +21,7 @@ from typing import Any
 import yaml
 
 from psftr.errors import PsftrError
-from psftr.text import TextEmbeddings, spell_out
+from psftr.features.text import TextEmbeddings, spell_out
 
 MAX_STAGES = 5
 BACKGROUND = "people doing nothing in particular"

@@ -19,8 +19,8 @@ import torch
 from psftr.data.synthetic import CLASSES
 from psftr.data.synthetic_space import TEXT_NORM, Composition, Space, compose, seeded
 from psftr.errors import PsftrError
+from psftr.features.text import TextEmbeddings, spell_out
 from psftr.methods.cascade.stages import Stage, StagePlan
-from psftr.text import TextEmbeddings, spell_out
 
 _MOTION, _PHASE, _OBJECT, _SCENE = 0.62, 0.62, 0.60, 0.50  # shares of a sentence, as in `Space.text`
 _COMPOSITIONS = {composition.name: composition for composition in CLASSES}

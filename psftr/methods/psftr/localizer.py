@@ -11,11 +11,12 @@ import torch
 from torch import Tensor, nn
 
 from psftr.data.batches import Collate, Sample
-from psftr.data.windows import Timeline, Window, WindowPolicy, window_rows
+from psftr.data.windows import Window, WindowPolicy, window_rows
 from psftr.errors import PsftrError
-from psftr.methods.psftr.decode import Decoder, WindowDetections
+from psftr.features.text import TextEmbeddings
+from psftr.methods.psftr.postprocess import Decoder, WindowDetections
 from psftr.predictions import Detection, FrameFeatures
-from psftr.text import TextEmbeddings
+from psftr.segments import Timeline
 
 
 class PsftrLocalizer:

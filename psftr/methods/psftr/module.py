@@ -13,14 +13,14 @@ from torch import Tensor, nn
 from torch.optim import AdamW
 from torch.optim.lr_scheduler import LinearLR, LRScheduler, MultiStepLR
 
+from psftr.checkpoints import CHECKPOINT_KEY, check_same_training, training_facts
 from psftr.data.batches import Batch
 from psftr.errors import PsftrError
+from psftr.features.text import TextEmbeddings
 from psftr.methods.psftr.criterion import Criterion
-from psftr.methods.psftr.decode import Decoder, WindowDetections
-from psftr.methods.psftr.export import CHECKPOINT_KEY, check_same_training, training_facts
 from psftr.methods.psftr.network import Outputs
+from psftr.methods.psftr.postprocess import Decoder, WindowDetections
 from psftr.predictions import Detection
-from psftr.text import TextEmbeddings
 
 Score = Callable[[Mapping[str, tuple[Detection, ...]]], Mapping[str, float]]
 """Detections by video -> figures by name, e.g. {"mAP": 0.31}."""

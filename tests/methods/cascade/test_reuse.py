@@ -5,10 +5,10 @@ import pytest
 import torch
 
 from psftr.errors import PsftrError
+from psftr.features.text import TextEmbeddings
 from psftr.methods.cascade.reuse import class_text_with_stages, rescore
 from psftr.methods.cascade.stages import Stage, StagePlan
 from psftr.predictions import Detection
-from psftr.text import TextEmbeddings
 
 NAMES = TextEmbeddings(("Diving",), torch.tensor([[4.0, 0.0, 0.0]]), "e", "prompt")
 PLANS = {"Diving": StagePlan("Diving", (Stage("people jump", True), Stage("people fall", True)))}

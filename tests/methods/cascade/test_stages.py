@@ -7,6 +7,8 @@ import pytest
 import torch
 
 from psftr.errors import PsftrError
+from psftr.features.text import TextEmbeddings
+from psftr.language_models import AnswerError, Frames, MllmError, Session
 from psftr.methods.cascade.confidence import ask_stages, similarity_confidence, stage_similarity
 from psftr.methods.cascade.decomposition import caption_action, parse_stages, plan_stages
 from psftr.methods.cascade.filtering import (
@@ -26,8 +28,6 @@ from psftr.methods.cascade.stages import (
     stage_sentences,
     write_stage_file,
 )
-from psftr.mllm import AnswerError, Frames, MllmError, Session
-from psftr.text import TextEmbeddings
 
 GOOD_PLAN = json.dumps(
     {

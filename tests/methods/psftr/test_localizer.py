@@ -3,14 +3,14 @@ import pytest
 import torch
 from torch import nn
 
-from psftr.data.features import VideoFeatures
 from psftr.data.windows import WindowPolicy
 from psftr.errors import PsftrError
+from psftr.features.store import VideoFeatures
+from psftr.features.text import TextEmbeddings
 from psftr.methods.psftr.build import NetworkConfig, build_network
-from psftr.methods.psftr.decode import Decoder
 from psftr.methods.psftr.localizer import PsftrLocalizer
 from psftr.methods.psftr.network import LayerOutputs, Outputs
-from psftr.text import TextEmbeddings
+from psftr.methods.psftr.postprocess import Decoder
 
 NAMES = ("jump", "run", "throw")
 TEXT = TextEmbeddings(names=NAMES, embeddings=torch.eye(3, 4), encoder="made-up", prompt="{}")

@@ -9,17 +9,18 @@ from pytorch_lightning.callbacks import EMAWeightAveraging, ModelCheckpoint
 from torch import nn
 from torch.utils.data import DataLoader
 
+from psftr.checkpoints import load_checkpoint
 from psftr.data.annotations import Action
 from psftr.data.batches import Collate, Sample
-from psftr.data.windows import Timeline, Window
+from psftr.data.windows import Window
 from psftr.errors import PsftrError
 from psftr.evaluation.average_precision import evaluate_detections
+from psftr.features.text import TextEmbeddings
 from psftr.methods.psftr.build import NetworkConfig, build_network
 from psftr.methods.psftr.criterion import Criterion
-from psftr.methods.psftr.decode import Decoder
-from psftr.methods.psftr.export import load_checkpoint
 from psftr.methods.psftr.module import OptimizerConfig, PsftrModule, parameter_groups
-from psftr.text import TextEmbeddings
+from psftr.methods.psftr.postprocess import Decoder
+from psftr.segments import Timeline
 
 CLASSES = ("jump", "run", "throw")
 DIM, SIZE = 16, 32

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from psftr.errors import PsftrError
-from psftr.mllm.protocol import Budget, Frames, Keep, Schema, is_no, is_yes
+from psftr.language_models.protocol import Budget, Frames, Keep, Schema, is_no, is_yes
 
 # 1.5's own words; checkpoints that carry a chat template use theirs
 _PLAIN_TEMPLATE = "USER: {images}{prompt} ASSISTANT:"

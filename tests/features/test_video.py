@@ -15,7 +15,7 @@ from clips import FASTSTART, SOURCES, number_of, numbered_clip, numbered_frames
 
 from psftr.bench.extract import write_clip
 from psftr.errors import PsftrError
-from psftr.video import VideoError, num_rows, probe_video, row_frame, sample_video
+from psftr.features.video import VideoError, num_rows, probe_video, row_frame, sample_video
 
 
 def sample(path, stride=1, **how):

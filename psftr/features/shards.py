@@ -19,9 +19,9 @@ import h5py
 import numpy as np
 
 from psftr import __version__
-from psftr.data.annotations import canonical_id
-from psftr.data.features import FORMAT, SUFFIXES, VERSION, FeatureStore, FeatureWriter
 from psftr.errors import PsftrError
+from psftr.features.store import FORMAT, SUFFIXES, VERSION, FeatureStore, FeatureWriter
+from psftr.predictions import canonical_id
 
 
 class ShardedStore:

@@ -12,9 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from psftr.errors import PsftrError
-from psftr.mllm.cache import question_key
-from psftr.mllm.protocol import Frames, Keep, MllmError, Schema
-from psftr.mllm.session import RECORDING
+from psftr.language_models.cache import question_key
+from psftr.language_models.protocol import Frames, Keep, MllmError, Schema
+from psftr.language_models.session import RECORDING
 
 
 class ReplayMLLM:

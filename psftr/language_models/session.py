@@ -14,10 +14,10 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from psftr.mllm.cache import AnswerCache, question_key
-from psftr.mllm.protocol import MLLM, AnswerError, Frames, MllmError, Schema
+from psftr.language_models.cache import AnswerCache, question_key
+from psftr.language_models.protocol import MLLM, AnswerError, Frames, MllmError, Schema
 
-log = logging.getLogger("psftr.mllm")
+log = logging.getLogger("psftr.language_models")
 T = TypeVar("T")
 
 NO_ANSWER = 0.5  # neither yes nor no: below any threshold worth the name

@@ -16,9 +16,9 @@ import torch
 from numpy.typing import NDArray
 
 from psftr.errors import PsftrError
+from psftr.features.text import TextEmbeddings
 from psftr.predictions import Detection, FrameFeatures
 from psftr.segments import soft_nms
-from psftr.text import TextEmbeddings
 
 NAME = "clip_baseline"
 
@@ -83,7 +83,7 @@ class ClipBaseline:
             groups = {g for level in self.levels for g in _groups(signal >= level, self.gap_s / step_s)}
             for first, last in sorted(groups):
                 contrast = signal[first:last].mean() - _outside_mean(signal, first, last)
-                segments.append((features.timeline.seconds(first), features.timeline.seconds(last)))
+                segments.append((float(features.timeline.seconds(first)), float(features.timeline.seconds(last))))
                 scores.append(probability[first:last, k].mean() * max(contrast, 0.0))
                 labels.append(int(k))
         return self._suppress(features, class_names, segments, scores, labels)

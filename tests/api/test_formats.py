@@ -4,8 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from psftr.errors import PsftrError
-from psftr.exports import (
+from psftr.api.formats import (
     fiftyone_dataset,
     write_activitynet,
     write_csv,
@@ -13,6 +12,7 @@ from psftr.exports import (
     write_srt,
     write_vtt,
 )
+from psftr.errors import PsftrError
 from psftr.predictions import Detection, Predictions, Provenance, read_predictions
 
 LATE = Detection("v", "pole vault", 3661.5, 3662.25, 0.25)

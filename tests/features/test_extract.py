@@ -18,10 +18,10 @@ import torch
 from clips import FASTSTART, damaged_videos, numbered_clip
 from extraction import extract_tiny, tiny_encoder
 
-from psftr.data.features import FeatureStore
-from psftr.data.shards import ShardedStore
 from psftr.errors import PsftrError
-from psftr.extract import Progress, extract, find_videos, select_shard
+from psftr.features.extract import Progress, extract, find_videos, select_shard
+from psftr.features.shards import ShardedStore
+from psftr.features.store import FeatureStore
 
 # More of each, for a night or a release: PSFTR_DAMAGED_VIDEOS=200 PSFTR_KILLS=50 pytest tests/test_extract.py -s
 DAMAGED = int(os.environ.get("PSFTR_DAMAGED_VIDEOS", "60"))
@@ -50,7 +50,7 @@ def contents(out: Path) -> dict[str, np.ndarray]:
 
 @pytest.mark.parametrize(("workers", "takes_turns"), [(1, False), (3, False), (2, True)])
 def test_features_are_open_clips_own(videos, tmp_path, encoder, monkeypatch, workers, takes_turns):
-    monkeypatch.setattr("psftr.extract._takes_turns", lambda device: takes_turns)
+    monkeypatch.setattr("psftr.features.extract._takes_turns", lambda device: takes_turns)
     report = extract_tiny(videos, tmp_path / "f.h5", encoder=encoder, workers=workers)
     assert len(report.written) == 12
     assert (report.skipped, report.failed, report.shortfalls) == ((), (), ())
@@ -225,7 +225,7 @@ def test_damaged_videos_end_in_a_named_error_or_a_reported_shortfall(tmp_path, e
 
 @pytest.fixture(scope="module")
 def shared_data_or_none():
-    folder = Path(__file__).resolve().parents[2] / "shared" / "data"
+    folder = Path(__file__).resolve().parents[3] / "shared" / "data"
     return folder if folder.is_dir() else None
 
 

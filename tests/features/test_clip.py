@@ -14,11 +14,11 @@ from open_clip.transformer import QuickGELU
 from PIL import Image
 from safetensors.torch import save_file
 
-from psftr.clip import PRESETS, ClipEncoder
 from psftr.errors import PsftrError
-from psftr.text import TextEncoder, embed_names
+from psftr.features.clip import PRESETS, ClipEncoder
+from psftr.features.text import TextEncoder, embed_names
 
-TINY = str(Path(__file__).parent / "tiny_clip.json")
+TINY = str(Path(__file__).resolve().parents[1] / "tiny_clip.json")
 
 
 def smooth_frames(count: int, height: int, width: int) -> np.ndarray:
@@ -76,7 +76,7 @@ def test_text_features_equal_open_clip(vit_b_32, reference):
 @pytest.mark.parametrize(("height", "width"), [(240, 320), (350, 622), (640, 360), (31, 200), (224, 224), (17, 13)])
 @pytest.mark.parametrize("model", ["tiny", "ViT-B-32", "squash"])
 def test_fast_preprocessing_equals_its_slow_twin(height, width, model):
-    from psftr.clip import _transforms
+    from psftr.features.clip import _transforms
 
     size, mode = {"tiny": (32, "shortest"), "ViT-B-32": (224, "shortest"), "squash": (224, "squash")}[model]
     visual = type("Visual", (), {"preprocess_cfg": {"size": (size, size), "resize_mode": mode}})
@@ -204,7 +204,7 @@ def published_tag(monkeypatch, tmp_path):
     digest = sha256(archive.read_bytes()).hexdigest()
     tag = {"url": f"https://openaipublic.example/{digest}/Tiny.pt", "hf_hub": "timm/tiny/", "quick_gelu": True}
     monkeypatch.setitem(open_clip_pretrained._PRETRAINED, "tiny_clip", {"openai": tag})
-    monkeypatch.setattr("psftr.clip.URL_CACHE", archive.parent)
+    monkeypatch.setattr("psftr.features.clip.URL_CACHE", archive.parent)
     return archive
 
 
@@ -235,7 +235,7 @@ def test_without_network_the_error_says_which_file_and_where_to_put_it(monkeypat
 
     monkeypatch.setattr(socket, "getaddrinfo", offline)
     monkeypatch.setattr("urllib.request.getproxies", dict)
-    monkeypatch.setattr("psftr.clip.URL_CACHE", Path("nowhere"))
+    monkeypatch.setattr("psftr.features.clip.URL_CACHE", Path("nowhere"))
     monkeypatch.setattr("huggingface_hub.try_to_load_from_cache", lambda *_: None)
     with pytest.raises(PsftrError) as raised:
         ClipEncoder("ViT-B-16", "openai")

@@ -4,9 +4,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from psftr.checkpoints import load_checkpoint, load_pretrained, load_trained, save_pretrained, training_facts
 from psftr.errors import PsftrError
 from psftr.methods.psftr.build import NetworkConfig, build_network
-from psftr.methods.psftr.export import load_checkpoint, load_pretrained, load_trained, save_pretrained, training_facts
 
 TINY = NetworkConfig(
     feature_dim=8, text_dim=8, dim=16, heads=2, points=2, encoder_layers=1, decoder_layers=1, queries=4

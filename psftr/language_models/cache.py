@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from psftr.errors import PsftrError
-from psftr.mllm.protocol import Frames, Schema
+from psftr.language_models.protocol import Frames, Schema
 
 _FORMAT = 1  # raise it when the meaning of a kept answer changes
 

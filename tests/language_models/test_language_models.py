@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from psftr.errors import PsftrError
-from psftr.mllm import (
+from psftr.language_models import (
     AnswerCache,
     Budget,
     BudgetExhausted,
@@ -23,7 +23,7 @@ from psftr.mllm import (
     is_no,
     is_yes,
 )
-from psftr.mllm.cache import question_key
+from psftr.language_models.cache import question_key
 
 NEED_EXTRA = "needs the extra psftr[mllm]"
 KEY = "sk-live-0123456789abcdef-very-secret"
@@ -165,7 +165,7 @@ def local(request):
     pytest.importorskip("transformers", reason=NEED_EXTRA)
     from tiny_mllm import TINY
 
-    from psftr.mllm.local import TransformersMLLM
+    from psftr.language_models.local import TransformersMLLM
 
     model, processor = TINY[request.param]()
     return TransformersMLLM(model=model, processor=processor, identity=request.param, batch_rows=4)
@@ -213,7 +213,7 @@ def test_answers_in_words_need_no_frames_and_stop_at_the_limit(local):
 
 
 def test_literal_tokens_only_are_yes_and_no(local):
-    from psftr.mllm.local import answer_tokens
+    from psftr.language_models.local import answer_tokens
 
     tokenizer = local.processor.tokenizer
     token = tokenizer.convert_tokens_to_ids
@@ -222,7 +222,7 @@ def test_literal_tokens_only_are_yes_and_no(local):
 
 
 def test_a_tokenizer_without_the_words_answers_in_pieces_or_not_at_all():
-    from psftr.mllm.local import answer_tokens
+    from psftr.language_models.local import answer_tokens
 
     class Pieces:
         unk_token_id = 0
@@ -243,7 +243,7 @@ def test_a_tokenizer_without_the_words_answers_in_pieces_or_not_at_all():
 
 def test_weights_that_cannot_be_had_are_one_line(tmp_path):
     pytest.importorskip("transformers", reason=NEED_EXTRA)
-    from psftr.mllm.local import TransformersMLLM
+    from psftr.language_models.local import TransformersMLLM
 
     with pytest.raises(PsftrError, match="cannot load the model") as error:
         TransformersMLLM.load(str(tmp_path))
@@ -299,7 +299,7 @@ def reply(content="Yes", top=(("Yes", 0.6), ("No", 0.2)), **changes) -> tuple[in
 def server_model(talker, **options):
     pytest.importorskip("openai", reason=NEED_EXTRA)
     pytest.importorskip("tenacity", reason=NEED_EXTRA)
-    from psftr.mllm.server import OpenAiServer
+    from psftr.language_models.server import OpenAiServer
 
     options = {"wait_s": 0.001, "max_wait_s": 0.01, "timeout_s": 5.0, "api_key": KEY, **options}
     return OpenAiServer(model="m", base_url=talker.url, **options)
@@ -383,7 +383,7 @@ def test_retries_count_against_the_budget(talker):
 
 def test_addresses_with_secrets_are_refused(talker):
     pytest.importorskip("openai", reason=NEED_EXTRA)
-    from psftr.mllm.server import OpenAiServer
+    from psftr.language_models.server import OpenAiServer
 
     with pytest.raises(PsftrError, match="base_url holds a user name, password or query") as error:
         OpenAiServer(model="m", base_url="http://me:hunter2@127.0.0.1/v1")

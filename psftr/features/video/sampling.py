@@ -25,7 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from psftr.errors import PsftrError
-from psftr.video.probe import (
+from psftr.features.video.probe import (
     VideoError,
     VideoProbe,
     main_stream,

@@ -6,9 +6,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from psftr.data.annotations import canonical_id
 from psftr.errors import PsftrError
-from psftr.video import SUFFIXES
+from psftr.features.video import SUFFIXES
+from psftr.predictions import canonical_id
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from psftr.errors import PsftrError
-from psftr.text import (
+from psftr.features.text import (
     PROMPTS,
     TextEmbeddings,
     cache_path,

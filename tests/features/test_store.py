@@ -9,9 +9,9 @@ import h5py
 import numpy as np
 import pytest
 
-from psftr.data.features import FeatureStore, FeatureWriter, import_npy_folder, read_info
-from psftr.data.windows import Timeline
 from psftr.errors import PsftrError
+from psftr.features.store import FeatureStore, FeatureWriter, import_npy_folder, read_info
+from psftr.segments import Timeline
 
 
 def write(path, lengths, *, dim=4, stride=8, encoder="test", **how):
@@ -128,7 +128,7 @@ def test_what_a_crashed_writer_left_is_reported_and_written_anew(tmp_path):
     path = tmp_path / "f.h5"
     script = f"""
 import os, h5py, numpy as np
-from psftr.data.features import FeatureWriter
+from psftr.features.store import FeatureWriter
 writer = FeatureWriter({str(path)!r}, encoder="test", dim=4)
 writer.write("done", np.ones((2, 4)), stride=8, fps=25.0, num_frames=16, duration_s=0.64)
 writer._videos.create_group("half")["features"] = np.ones((2, 4))

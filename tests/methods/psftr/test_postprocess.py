@@ -7,9 +7,10 @@ import torch.nn.functional as F
 from torch import tensor
 from torchvision.ops import roi_align
 
-from psftr.data.windows import Timeline, Window
+from psftr.data.windows import Window
 from psftr.errors import PsftrError
-from psftr.methods.psftr.decode import (
+from psftr.methods.psftr.network import LayerOutputs, Outputs
+from psftr.methods.psftr.postprocess import (
     Decoder,
     WindowDetections,
     hard_nms_merge,
@@ -18,7 +19,7 @@ from psftr.methods.psftr.decode import (
     soft_nms_merge,
     text_similarity,
 )
-from psftr.methods.psftr.network import LayerOutputs, Outputs
+from psftr.segments import Timeline
 
 NAMES = ("jump", "run")
 

@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from psftr.errors import PsftrError
-from psftr.mllm.protocol import Budget, Frames, Keep, MllmError, Schema, is_no, is_yes
+from psftr.language_models.protocol import Budget, Frames, Keep, MllmError, Schema, is_no, is_yes
 
 STRUCTURED = ("json_schema", "json_object", "none")
 TOP_LOGPROBS = 20

@@ -1,7 +1,7 @@
 """Decode frames with exact timestamps; corrupt input is an error or a reported shortfall."""
 
-from psftr.video.probe import VideoError, VideoProbe, probe_video
-from psftr.video.sampling import (
+from psftr.features.video.probe import VideoError, VideoProbe, probe_video
+from psftr.features.video.sampling import (
     DECODERS,
     SUFFIXES,
     SampledFrame,

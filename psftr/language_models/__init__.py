@@ -1,9 +1,19 @@
 """Questions to multimodal models: generate and yes/no, over local weights, servers and recordings; cached, budgeted."""
 
-from psftr.mllm.cache import AnswerCache
-from psftr.mllm.protocol import MLLM, AnswerError, Budget, BudgetExhausted, Frames, MllmError, Schema, is_no, is_yes
-from psftr.mllm.replay import ReplayMLLM
-from psftr.mllm.session import Counts, Session
+from psftr.language_models.cache import AnswerCache
+from psftr.language_models.protocol import (
+    MLLM,
+    AnswerError,
+    Budget,
+    BudgetExhausted,
+    Frames,
+    MllmError,
+    Schema,
+    is_no,
+    is_yes,
+)
+from psftr.language_models.replay import ReplayMLLM
+from psftr.language_models.session import Counts, Session
 
 __all__ = [
     "MLLM",

@@ -17,9 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from psftr import __version__
-from psftr.data.annotations import canonical_id
-from psftr.data.windows import Timeline
 from psftr.errors import PsftrError
+from psftr.predictions import canonical_id
+from psftr.segments import Timeline
 
 FORMAT = "psftr-features"
 VERSION = 1

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from psftr.clip import ClipEncoder
 from psftr.errors import PsftrError
+from psftr.features.clip import ClipEncoder
 
 
 def pick_device(device: str) -> Any:

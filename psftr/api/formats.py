@@ -13,9 +13,8 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from psftr.data.annotations import canonical_id
 from psftr.errors import PsftrError
-from psftr.predictions import Detection, Predictions
+from psftr.predictions import Detection, Predictions, canonical_id
 
 CSV_COLUMNS = ("video-id", "t-start", "t-end", "label", "score")
 ACTIVITYNET_VERSION = "VERSION 1.3"

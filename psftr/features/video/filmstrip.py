@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from psftr.video import VideoError
-from psftr.video.probe import main_stream, open_video
+from psftr.features.video import VideoError
+from psftr.features.video.probe import main_stream, open_video
 
 _MOST_DECODED = 400  # frames after a seek; a video with fewer key frames shows an earlier frame
 

@@ -27,13 +27,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from psftr.clip import ClipEncoder
-from psftr.data.shards import ShardedStore
-from psftr.data.video_files import VideoFile
-from psftr.data.video_files import find_videos as find_videos
-from psftr.data.video_files import select_shard as select_shard
 from psftr.errors import PsftrError
-from psftr.video import (
+from psftr.features.clip import ClipEncoder
+from psftr.features.shards import ShardedStore
+from psftr.features.video import (
     SampledFrame,
     Shortfall,
     VideoSummary,
@@ -42,6 +39,9 @@ from psftr.video import (
     probe_video,
     sample_video,
 )
+from psftr.features.video.files import VideoFile
+from psftr.features.video.files import find_videos as find_videos
+from psftr.features.video.files import select_shard as select_shard
 
 DEFAULT_STRIDE = 8  # THUMOS14; 16 for ActivityNet
 _POLL_S = 0.2  # how soon a blocked decoder thread notices that the run is over

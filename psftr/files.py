@@ -1,0 +1,145 @@
+"""The doors to files that people and other programs share: whole-or-nothing writes, JSON, CSV, and nearest names."""
+
+from __future__ import annotations
+
+import csv
+import difflib
+import json
+import os
+import uuid
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from psftr.errors import PsftrError
+
+
+@contextmanager
+def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """A temporary path beside `path` that takes its place once the block ends without an error.
+
+    A reader sees the old file or the whole new one, and a failed write leaves nothing behind. Missing folders are made.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.part")
+    try:
+        yield temporary
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_text(path: str | os.PathLike[str], text: str) -> Path:
+    """Write UTF-8 text, whole or not at all; returns the path."""
+    with replacing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+    return Path(path)
+
+
+def write_json(path: str | os.PathLike[str], value: Any, *, indent: int | None = 1) -> Path:
+    """Write JSON, whole or not at all; returns the path. NaN and infinity are refused with ValueError."""
+    return write_text(path, json.dumps(value, indent=indent, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def read_json(path: str | os.PathLike[str], *, remedy: str) -> Any:
+    """The content of a JSON file. `remedy` ends the message: what to do where the file is missing or damaged.
+
+    Raises PsftrError for a missing file, for what is not JSON, and for a key that one object holds twice.
+    """
+    path = Path(path)
+    try:
+        return json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=_without_repeats)
+    except FileNotFoundError:
+        raise PsftrError(f"{path}: no such file; {remedy}") from None
+    except PsftrError as error:
+        raise PsftrError(f"{path}: {error}") from None
+    except (ValueError, RecursionError) as error:
+        raise PsftrError(f"{path}: not valid JSON ({error}); {remedy}") from None
+
+
+def csv_rows(path: str | os.PathLike[str], columns: Sequence[str]) -> Iterator[tuple[str, dict[str, str]]]:
+    """("FILE row N", cells by column) of each line below a header that names at least `columns`; the header is row 1.
+
+    Raises PsftrError for a missing file or column, and for a line that is longer or shorter than the header.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise PsftrError(f"{path}: no such file")
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        reader = csv.reader(file, skipinitialspace=True)
+        header = [name.strip() for name in next(reader, [])]
+        absent = [name for name in columns if name not in header]
+        if absent:
+            raise PsftrError(
+                f"{path}: the header names {', '.join(header) or 'nothing'} but not {', '.join(absent)}; "
+                f"the first line must name {','.join(columns)}"
+            )
+        for cells in reader:
+            if not cells:
+                continue
+            where = f"{path} row {reader.line_num}"
+            if len(cells) != len(header):
+                raise PsftrError(f"{where}: {len(cells)} cells where the header has {len(header)}")
+            yield where, dict(zip(header, (cell.strip() for cell in cells)))
+
+
+def csv_number(where: str, row: Mapping[str, str], column: str) -> float:
+    """The number in `column`. Raises PsftrError that names row and column."""
+    try:
+        return float(row[column])
+    except ValueError:
+        raise PsftrError(f"{where}: {column} is {row[column]!r}, not a number") from None
+
+
+def write_csv(path: str | os.PathLike[str], header: Sequence[str], rows: Iterable[Sequence[Any]]) -> Path:
+    """Write a CSV with a header, whole or not at all; returns the path."""
+    with replacing(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(header)
+        writer.writerows(rows)
+    return Path(path)
+
+
+def nearest(wrong: str, known: Iterable[str]) -> str:
+    """ ", did you mean 'right'?" for a mistyped name, or "" where nothing is near.
+
+    Upper and lower case do not matter. In dotted keys a right last part under another parent is near.
+    """
+    names = sorted(known)
+    by_lower = {name.lower(): name for name in names}
+    close = [by_lower[name] for name in difflib.get_close_matches(wrong.lower(), by_lower, n=1, cutoff=0.6)]
+    parent, _, leaf = wrong.rpartition(".")
+    if not close:
+        close = [name for name in names if name.rpartition(".")[2] == leaf]
+    if not close and parent:
+        siblings = {name.rpartition(".")[2]: name for name in names if name.startswith(f"{parent}.")}
+        close = [siblings[name] for name in difflib.get_close_matches(leaf, siblings, n=1, cutoff=0.4)]
+    return f", did you mean {close[0]!r}?" if close else ""
+
+
+def nearest_names(names: Iterable[str], known: Iterable[str]) -> str:
+    """`'GolfSwng' (nearest known: 'GolfSwing')` for each of at most five names, for one-line errors."""
+    by_lower = {name.lower(): name for name in sorted(known)}
+    told = []
+    names = list(names)
+    for name in names[:5]:
+        near = difflib.get_close_matches(name.lower(), by_lower, n=1, cutoff=0.5)
+        told.append(f"{name!r}" + (f" (nearest known: {by_lower[near[0]]!r})" if near else ""))
+    return ", ".join(told) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+
+
+def some(names: Iterable[str], most: int = 5) -> str:
+    """The first names of a list and how many more there are: "a, b and 3 more"."""
+    names = list(names)
+    return (", ".join(names[:most]) or "none") + (f" and {len(names) - most} more" if len(names) > most else "")
+
+
+def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    made = dict(pairs)
+    if len(made) != len(pairs):  # json keeps the last of two equal keys and says nothing
+        keys = [key for key, _ in pairs]
+        twice = next(key for key in keys if keys.count(key) > 1)
+        raise PsftrError(f"key {twice!r} appears twice in one object; remove one")
+    return made
