@@ -364,7 +364,7 @@ def evaluate_file(config: Config, given: set[str]) -> float:
     from psftr.data.annotations import read_annotations
     from psftr.evaluation.aggregate import aggregate
     from psftr.evaluation.protocol import evaluate_predictions, split_of
-    from psftr.evaluation.rules import Protocol, protocol_for
+    from psftr.evaluation.rules import protocol_for, protocol_of
     from psftr.predictions import read_predictions
 
     if not config["annotations"]:
@@ -377,9 +377,7 @@ def evaluate_file(config: Config, given: set[str]) -> float:
         protocol = protocol_for(name, config["protocol"] or "clean", exclude=config["dataset"]["exclude"])
         ignore = tuple(config["dataset"]["ignore_labels"]) if "dataset" in given else ("Ambiguous",)
     else:
-        tious = tuple(config["tious"] or (0.3, 0.4, 0.5, 0.6, 0.7))
-        subset = config["subset"] or "test"
-        protocol = Protocol(dataset="custom", test_subset=subset, train_subset="", tious=tious, printed_tious=tious)
+        protocol = protocol_of(predictions, subset=config["subset"], tious=config["tious"])
         ignore = ("Ambiguous",)
     annotations = read_annotations(config["annotations"], ignore_labels=ignore)
     asked = any(key.startswith("split") for key in given)
