@@ -5,6 +5,7 @@ Every caption begins with what its numbers are worth: SYNTHETIC and PEER PROTOCO
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -66,7 +67,7 @@ class Table:
         for heading, value in zip([*self.heads.values()][1:], values):
             if heading != PLUS_MINUS:
                 cells.append(_cell(value))
-            elif not pd.isna(value):
+            elif isinstance(value, float) and not math.isnan(value):
                 cells[-1] += f" {PLUS_MINUS} {_cell(value)}"
         return cells
 
