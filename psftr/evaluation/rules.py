@@ -52,7 +52,7 @@ class Protocol:
         return self.name == PEER
 
 
-def protocol_for(dataset: str, name: str = CLEAN, *, exclude: Iterable[str] = ()) -> Protocol:
+def protocol_for(dataset: str, name: str = CLEAN, *, exclude: Iterable[str] | None = None) -> Protocol:
     """The rules of a data set, with further test videos to leave out. Raises PsftrError for unknown names."""
     spec = dataset_spec(dataset)
     peer = spec.peer if name == PEER else PeerRules()
@@ -62,7 +62,7 @@ def protocol_for(dataset: str, name: str = CLEAN, *, exclude: Iterable[str] = ()
         tious=spec.tious,
         printed_tious=spec.printed_tious,
         name=name,
-        excluded_videos=tuple(dict.fromkeys((*peer.excluded_videos, *map(canonical_id, exclude)))),
+        excluded_videos=tuple(dict.fromkeys((*peer.excluded_videos, *map(canonical_id, exclude or ())))),
         min_action_s=peer.min_action_s,
         penalises_ambiguous=peer.penalises_ambiguous,
         double_labels=spec.double_labels,
