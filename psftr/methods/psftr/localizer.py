@@ -14,7 +14,7 @@ from psftr.data.batches import Collate, Sample
 from psftr.data.windows import Window, WindowPolicy, window_rows
 from psftr.errors import PsftrError
 from psftr.features.text import TextEmbeddings
-from psftr.methods.psftr.postprocess import Decoder, WindowDetections
+from psftr.methods.psftr.postprocess import PostProcessor, WindowDetections
 from psftr.predictions import Detection, FrameFeatures
 from psftr.segments import Timeline
 
@@ -30,28 +30,27 @@ class PsftrLocalizer:
         *,
         network: nn.Module,
         text: TextEmbeddings,
-        decoder: Decoder,
+        postprocessor: PostProcessor,
         policy: WindowPolicy,
-        batch_size: int = 16,
-        device: torch.device | str = "cpu",
+        batch_size: int,
+        device: torch.device | str,
     ) -> None:
         if batch_size < 1:
             raise PsftrError(f"batch_size must be at least 1 window, got {batch_size}")
         self.device = torch.device(device)
         self.network = network.to(self.device).eval()
         self.text = text
-        self.decoder = decoder
+        self.postprocessor = postprocessor
         self.policy = policy
         self.batch_size = batch_size
 
-    def localize(self, features: FrameFeatures, class_names: Sequence[str]) -> list[Detection]:
-        """Detections of one video, best first. Raises PsftrError for unknown names and unusable features."""
-        return list(next(self.localize_many([features], class_names))[1])
-
-    def localize_many(
+    def localize(
         self, videos: Iterable[FrameFeatures], class_names: Sequence[str]
     ) -> Iterator[tuple[str, tuple[Detection, ...]]]:
-        """(video id, detections best first) of each video, in order, as soon as its last window is done."""
+        """(video id, detections best first) of each video, in order, as soon as its last window is done.
+
+        Raises PsftrError for unknown names and unusable features.
+        """
         if not class_names:
             raise PsftrError("no class names to look for; give at least one")
         text = self.text.select(class_names).to(self.device)
@@ -62,7 +61,7 @@ class PsftrLocalizer:
             for (video, is_last, window, _), one in zip(chunk, found):
                 waiting.setdefault(video, []).append(one)
                 if is_last:
-                    yield window.video_id, self.decoder.merge(waiting.pop(video))
+                    yield window.video_id, self.postprocessor.merge(waiting.pop(video))
 
     def _rows(self, videos: Iterable[FrameFeatures]) -> Iterator[tuple[int, bool, Window, np.ndarray]]:
         """(number of the video, is its last window, window, rows [size, D])."""
@@ -83,4 +82,4 @@ class PsftrLocalizer:
     ) -> list[WindowDetections]:
         batch = Collate(())([(Sample(window), rows) for window, rows in windows]).to(self.device)
         outputs = self.network(batch.features, batch.is_padding, text)
-        return self.decoder.decode(outputs, batch, text, class_names)
+        return self.postprocessor.detect(outputs, batch, text, class_names)
