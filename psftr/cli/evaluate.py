@@ -166,7 +166,8 @@ def evaluate_method(settings: EvaluateSettings, own: Any) -> float:
 def evaluate_file(settings: EvaluateSettings) -> float:
     """A predictions file of any tool against ground truth."""
     from psftr.data.annotations import read_annotations
-    from psftr.data.datasets import DATASETS, read_split
+    from psftr.data.datasets import DATASETS
+    from psftr.data.splits import open_split
     from psftr.evaluation.aggregate import aggregate
     from psftr.evaluation.protocol import evaluate_predictions, split_of
     from psftr.evaluation.report_page import protocol_of
@@ -190,7 +191,9 @@ def evaluate_file(settings: EvaluateSettings) -> float:
     asked = any(key.startswith("split") for key in given)
     split = None
     if asked and split_of(provenance) is None:
-        split = read_split(settings.dataset, settings.split, annotations.classes, data_root=settings.data_root)
+        root = Path(settings.dataset.root or Path(settings.data_root) / settings.dataset.name)
+        folder = settings.dataset.splits or root / "splits"
+        split = open_split(settings.split, splits_dir=folder, classes=annotations.classes)
     evaluation = evaluate_predictions(predictions, annotations, split, protocol=protocol)
     report = aggregate([evaluation], expected=[evaluation.split.index if evaluation.split else 0])
     out = Path(settings.out) if settings.out else None

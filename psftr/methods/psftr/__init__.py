@@ -23,7 +23,8 @@ def _training(setup: TrainingSetup) -> Training:
         dataset=dataset,
         policy=build_window_policy(own.window, is_peer=is_peer),
         settings=common.data,
-        val_fraction=common.val_fraction,
+        val_fraction=common.validation_share,
+        exclude=common.dataset.exclude,
         seed=common.seed,
         protocol=common.protocol,
     )

@@ -59,7 +59,7 @@ class Criterion:
         actionness = layer.actionness_logits.float()
         is_matched = torch.zeros_like(actionness)
         is_matched[window, query] = 1.0
-        focal = losses.sigmoid_focal(actionness, is_matched).sum()
+        focal = losses.sigmoid_focal(actionness, is_matched, alpha=losses.ALPHA, gamma=losses.GAMMA).sum()
         w = self.weights
         return {
             "class": w.classification * losses.class_cross_entropy(class_logits, labels) / num_actions,

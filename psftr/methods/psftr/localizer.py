@@ -8,9 +8,10 @@ from typing import cast
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from psftr.data.batches import Collate, Sample
+from psftr.data.batches import Batch, Collate, Sample
 from psftr.data.windows import Window, WindowPolicy, window_rows
 from psftr.errors import PsftrError
 from psftr.features.text import TextEmbeddings
@@ -63,6 +64,25 @@ class PsftrLocalizer:
                 if is_last:
                     yield window.video_id, self.postprocessor.merge(waiting.pop(video))
 
+    @torch.inference_mode()
+    def saliency(self, features: FrameFeatures, labels: Sequence[str]) -> NDArray[np.float64]:
+        """[T] in [0, 1]: how much each row looks like part of some action; windows are averaged where they overlap."""
+        text = self.text.select(labels).to(self.device)
+        centres = np.arange(len(features.features)) + 0.5
+        total, count = np.zeros(len(centres)), np.zeros(len(centres))
+        for _, _, window, rows in self._rows([features]):
+            batch = self._batch([(window, rows)])
+            outputs = self.network(batch.features, batch.is_padding, text)
+            values = outputs.saliency_logits[0, : window.num_valid].float().sigmoid().cpu().numpy()
+            at = window.offset + (np.arange(window.num_valid) + 0.5) * (window.span / window.num_valid)
+            inside = (centres >= window.offset) & (centres <= window.offset + window.span)
+            total[inside] += np.interp(centres[inside], at, values)
+            count[inside] += 1
+        return total / np.maximum(count, 1)
+
+    def _batch(self, windows: Sequence[tuple[Window, np.ndarray]]) -> Batch:
+        return Collate(())([(Sample(window), rows) for window, rows in windows]).to(self.device)
+
     def _rows(self, videos: Iterable[FrameFeatures]) -> Iterator[tuple[int, bool, Window, np.ndarray]]:
         """(number of the video, is its last window, window, rows [size, D])."""
         for number, video in enumerate(videos):
@@ -80,6 +100,6 @@ class PsftrLocalizer:
     def _detect(
         self, windows: Sequence[tuple[Window, np.ndarray]], text: Tensor, class_names: Sequence[str]
     ) -> list[WindowDetections]:
-        batch = Collate(())([(Sample(window), rows) for window, rows in windows]).to(self.device)
+        batch = self._batch(windows)
         outputs = self.network(batch.features, batch.is_padding, text)
         return self.postprocessor.detect(outputs, batch, text, class_names)

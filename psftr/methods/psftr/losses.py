@@ -32,16 +32,16 @@ def segment_overlap(segments_cw: Tensor, goal_cw: Tensor, *, overlap: Callable[[
     return (1 - overlap(centre_width_to_start_end(segments_cw), centre_width_to_start_end(goal_cw))).sum()
 
 
-def sigmoid_focal(logits: Tensor, labels: Tensor) -> Tensor:
+def sigmoid_focal(logits: Tensor, labels: Tensor, *, alpha: float, gamma: float) -> Tensor:
     """Focal loss (Lin et al., 2017) per element: logits and labels in {0, 1} of one shape -> that shape (eq. 9).
 
-    -alpha_t (1 - p_t)^GAMMA log p_t, with alpha_t = ALPHA for positives and 1 - ALPHA for the rest.
+    -alpha_t (1 - p_t)^gamma log p_t, with alpha_t = alpha for positives and 1 - alpha for the rest.
     """
     cross_entropy = F.binary_cross_entropy_with_logits(logits, labels, reduction="none")
     p = logits.sigmoid()
     p_of_label = p * labels + (1 - p) * (1 - labels)
-    alpha_of_label = ALPHA * labels + (1 - ALPHA) * (1 - labels)
-    return alpha_of_label * (1 - p_of_label) ** GAMMA * cross_entropy
+    alpha_of_label = alpha * labels + (1 - alpha) * (1 - labels)
+    return alpha_of_label * (1 - p_of_label) ** gamma * cross_entropy
 
 
 def saliency_bce(logits: Tensor, is_action: Tensor, is_padding: Tensor) -> Tensor:
@@ -52,7 +52,7 @@ def saliency_bce(logits: Tensor, is_action: Tensor, is_padding: Tensor) -> Tenso
 
 def saliency_focal(logits: Tensor, is_action: Tensor, is_padding: Tensor) -> Tensor:
     """Focal form of `saliency_bce`, as the peers train it: all [B, T]."""
-    return _mean_of_valid(sigmoid_focal(logits, is_action), is_padding)
+    return _mean_of_valid(sigmoid_focal(logits, is_action, alpha=ALPHA, gamma=GAMMA), is_padding)
 
 
 def _mean_of_valid(loss: Tensor, is_padding: Tensor) -> Tensor:

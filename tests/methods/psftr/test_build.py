@@ -13,7 +13,9 @@ from psftr.methods.psftr.build import NetworkConfig, build_network
 from psftr.methods.psftr.settings import ModelSettings, PsftrSettings
 from psftr.settings import from_dict, to_dict
 
-VARIANTS = {field.name: field.metadata["choices"] for field in dataclasses.fields(ModelSettings) if field.metadata["choices"]}
+VARIANTS = {
+    field.name: field.metadata["choices"] for field in dataclasses.fields(ModelSettings) if field.metadata["choices"]
+}
 SMALL = {"feature_dim": 12, "text_dim": 12, "dim": 16, "heads": 4, "points": 2, "decoder_layers": 3, "queries": 6}
 
 TABLE_2 = [  # text_to_vision, vision_to_text, text_to_query of rows 1 to 7

@@ -109,7 +109,7 @@ def test_parts_are_passed_in():
     batch = batch_of([target([0], [[0.3, 0.2]]), target([1], [[0.5, 0.5]])])
     plain = criterion()(outputs, batch)
     other = criterion(
-        matcher=partial(match, class_cost=actionness_cost, class_weight=100.0),
+        matcher=partial(match, class_cost=actionness_cost, classification=100.0),
         weights=LossSettings(saliency=2.0),
         overlap=giou_paired,
         saliency_loss=losses.saliency_focal,

@@ -13,13 +13,20 @@ from psftr.checkpoints import load_saved, training_facts
 from psftr.data.annotations import Action
 from psftr.data.batches import Collate, Sample
 from psftr.data.windows import Window
+from psftr.engine.trainer import Facts
 from psftr.errors import PsftrError
 from psftr.evaluation.average_precision import evaluate_detections
 from psftr.features.text import TextEmbeddings
 from psftr.methods.psftr.build import NetworkConfig, build_network
-from psftr.engine.trainer import Facts
 from psftr.methods.psftr.module import PsftrModule, parameter_groups
-from psftr.methods.psftr.settings import LossSettings, MatcherSettings, ModelSettings, OptimizerSettings, PostprocessSettings, PsftrSettings
+from psftr.methods.psftr.settings import (
+    LossSettings,
+    MatcherSettings,
+    ModelSettings,
+    OptimizerSettings,
+    PostprocessSettings,
+    PsftrSettings,
+)
 from psftr.segments import Timeline
 from psftr.settings import to_dict
 
