@@ -15,15 +15,13 @@ from typing import Any
 from psftr.api.curves import HasSaliency, ScoreCurves, score_curves
 from psftr.api.result import Result
 from psftr.checkpoints import Saved, load_saved
-from psftr.engine.configuration import read_config
-from psftr.engine.localize import localize
+from psftr.engine.localize import BASELINE, build_localizer, localize
 from psftr.errors import PsftrError
 from psftr.features.clip import DEFAULT_MODEL, DEFAULT_PRETRAINED, ClipEncoder
 from psftr.features.encoders import open_encoder, pick_device
 from psftr.features.extract import ExtractReport, Progress, VideoFile, extract, find_videos
 from psftr.features.store import FeatureStore
 from psftr.features.text import DEFAULT_PROMPT, TextEmbeddings, check_compatible, embed_names, load_text
-from psftr.methods import LocalizerSetup, Method, find_method
 from psftr.predictions import (
     CHECKPOINT_LAST,
     CHECKPOINT_NONE,
@@ -34,7 +32,6 @@ from psftr.predictions import (
     Provenance,
     canonical_id,
 )
-from psftr.settings import TrainSettings
 
 DEFAULT_STRIDE = 8  # frames, as `psftr extract`
 Paths = str | os.PathLike[str] | Iterable[str | os.PathLike[str]]
@@ -86,12 +83,9 @@ class Model:
         return self.saved.where if self.saved else ""
 
     @property
-    def method(self) -> Method:
-        return find_method(str(self.facts.get("method", "clip_baseline")))
-
-    @property
     def name(self) -> str:
-        return self.method.name
+        """The method's identifier."""
+        return str(self.facts.get("method", BASELINE))
 
     @property
     def encoder(self) -> str | None:
@@ -150,7 +144,7 @@ class Model:
             files = {v.video_id: v.path for v in found if v.video_id in store}
             ids = list(files)
         embeddings = self._embed(names, text, store, prompt)
-        localizer = self._localizer(embeddings)
+        localizer = build_localizer(self.saved, embeddings, device=self.device)
         detections, failed, is_complete = _localize(
             localizer, store, ids, names,
             partial(_kept, threshold=threshold, most=max_per_video), on_video, returns_on_interrupt,
@@ -232,20 +226,6 @@ class Model:
         check_compatible(embeddings, store.encoder, store.dim)
         embeddings.select(names)
         return embeddings
-
-    def _localizer(self, text: TextEmbeddings) -> Localizer:
-        method = self.method
-        _, _, own = read_config(TrainSettings, {**self.facts.get("config", {}), "method": method.name})
-        return method.localizer(
-            LocalizerSetup(
-                own=own,
-                text=text,
-                saved=self.saved,
-                protocol="clean",  # one trained under the peers' protocol is merged by our rules here
-                batch_size=TrainSettings().data.batch_size,
-                device=pick_device(self.device),
-            )
-        )
 
     def _provenance(
         self,

@@ -75,7 +75,7 @@ def run(args: argparse.Namespace) -> int:
         print(f"checkpoint {model.origin}, encoder {model.encoder}")
     else:
         model = baseline(args.model, args.pretrained, device=args.device)
-        print("no --checkpoint given: running the training-free CLIP baseline (clip-baseline)")
+        print("no --checkpoint given: running the training-free CLIP baseline (clip_baseline)")
     out = Path(args.out)
     result = _predict(model, args, labels, out)
     paths = _write(result, out, args, annotations)

@@ -25,7 +25,7 @@ def test_run_folder_says_what_made_it(sweep):
     assert not set(run["train_classes"]) & set(run["split"]["unseen"])
     assert run["checkpoint_rule"] == "last"
     saved = torch.load(sweep / "0" / "checkpoints" / "last.ckpt", weights_only=True)
-    assert saved["psftr"]["seen_classes"] == run["split"]["seen"]
+    assert saved["psftr"]["train_classes"] == run["split"]["seen"]
     assert not [name for name in saved["state_dict"] if name.endswith(("train_text", "val_text"))]
     assert (sweep / "0" / "model.safetensors").is_file()
     with (sweep / "0" / "logs" / "version_0" / "metrics.csv").open() as file:
