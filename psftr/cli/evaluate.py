@@ -170,7 +170,7 @@ def evaluate_file(settings: EvaluateSettings) -> float:
     from psftr.data.splits import open_split
     from psftr.evaluation.aggregate import aggregate
     from psftr.evaluation.protocol import evaluate_predictions, split_of
-    from psftr.evaluation.report_page import protocol_of
+    from psftr.evaluation.rules import protocol_of
     from psftr.predictions import read_predictions
 
     predictions = read_predictions(str(settings.predictions))

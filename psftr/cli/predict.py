@@ -162,7 +162,7 @@ def _write(result: Result, out: Path, args: argparse.Namespace, annotations: Ann
 
 
 def _print_table(result: Result) -> None:
-    from psftr.evaluation.tables import table
+    from psftr.evaluation.render import aligned
 
     rows: list[list[str]] = []
     left_out = 0
@@ -178,7 +178,7 @@ def _print_table(result: Result) -> None:
         print(f"untrained weights ({encoder}): these detections only try the pipeline, they mean nothing")
     if provenance and provenance.features.get("synthetic"):
         print("SYNTHETIC features: these detections say nothing about real videos")
-    print(table(["video", "start s", "end s", "score"], rows))
+    print(aligned(["video", "start s", "end s", "score"], rows))
     if left_out:
         print(f"and {left_out} more likely ones")
     print(f"{len(result)} detections in {len(result.videos)} videos")
