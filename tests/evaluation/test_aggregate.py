@@ -370,5 +370,5 @@ def test_numbers_made_by_different_rules_share_no_figure():
     with pytest.raises(PsftrError, match="nothing to draw"):
         splits_chart([])
     uncounted = aggregate([replace(evaluation(0), training=Training())])
-    with pytest.raises(PsftrError, match="psftr on thumos14: its predictions do not say how many videos it was trained"):
+    with pytest.raises(PsftrError, match="psftr on thumos14: its predictions do not say how many videos"):
         data_scale_chart([uncounted])
