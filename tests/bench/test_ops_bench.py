@@ -130,7 +130,7 @@ def test_attending_to_nothing_reaches_every_input() -> None:
     ("arguments", "text"),
     [
         (["ops", "--rounds", "0"], "--rounds must be at least 1, got 0"),
-        (["ops", "--device", "cuda:7"], "--device cuda:7, but PyTorch finds no CUDA device"),
+        (["ops", "--device", "cuda:7"], "device 'cuda:7': this machine has no such usable CUDA device; use cpu"),
     ],
 )
 def test_bad_flags_are_one_line(arguments, text, capsys, monkeypatch) -> None:
