@@ -28,7 +28,7 @@ def _training(setup: TrainingSetup) -> Training:
         seed=common.seed,
         protocol=common.protocol,
     )
-    data.setup()
+    data.setup("fit")
     # under protocol=clean the names of unseen classes are not even embedded here
     text = setup.text(tuple(dict.fromkeys((*data.train_classes, *data.val_classes))))
     module = PsftrModule(
