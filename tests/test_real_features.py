@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 from front_door import TINY, psftr
+from windowing import policy
 
 from psftr.checkpoints import load_pretrained
-from psftr.data.windows import WindowPolicy
 from psftr.features.store import FeatureStore, FeatureWriter
 from psftr.features.text import TextEmbeddings
 from psftr.methods.psftr.localizer import PsftrLocalizer
@@ -26,7 +26,7 @@ def localizer_of(tmp_path_factory):
     network, _ = load_pretrained(folder / "run")
 
     def build(text: TextEmbeddings) -> PsftrLocalizer:
-        return PsftrLocalizer(network=network, text=text, decoder=Decoder(), policy=WindowPolicy(size=64))
+        return PsftrLocalizer(network=network, text=text, decoder=Decoder(), policy=policy(size=64))
 
     return build
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -176,25 +176,32 @@ def window_policy(config: Config) -> WindowPolicy:
 
 
 def build_datamodule(config: Config, dataset: Dataset) -> ZstalDataModule:
-    from psftr.data.datamodule import ZstalDataModule
+    from psftr.data import datasets
+    from psftr.data.datamodule import ZstalDataModule, val_share
+    from psftr.settings import DataSettings
 
-    data, paths = config["data"], config["dataset"]
-    return ZstalDataModule(
+    data, paths = DataSettings(**config["data"]), config["dataset"]
+    spec = replace(
+        datasets.dataset_spec(dataset.name), train_subset=paths["train_subset"], test_subset=paths["test_subset"]
+    )
+    opened = datasets.Dataset(
+        spec=spec,
+        root=Path(paths["root"]),
         annotations=dataset.annotations,
         store=dataset.store,
         split=dataset.split,
+    )
+    module = ZstalDataModule(
+        dataset=opened,
         policy=window_policy(config),
-        train_subset=paths["train_subset"],
-        test_subset=paths["test_subset"],
-        exclude=tuple(paths["exclude"]),
-        batch_size=data["batch_size"],
-        num_workers=data["workers"],
-        val_fraction=data["val_fraction"],
-        held_out_classes=data["held_out_classes"],
-        cache_mb=data["cache_mb"],
+        data=data,
+        val_fraction=val_share(data, chooses_checkpoint=config.get("checkpoint", {}).get("rule", "last") != "last"),
         seed=config["seed"],
         protocol=config["protocol"],
+        exclude=tuple(paths["exclude"]),
     )
+    module.setup()
+    return module
 
 
 def network_config(config: Config, *, feature_dim: int, text_dim: int) -> NetworkConfig:

@@ -78,15 +78,17 @@ def run(cfg: Any) -> float | None:
 
     config = plain(cfg)
     folder = RunFolder(Path(HydraConfig.get().runtime.output_dir))
-    finished = finished_score(folder, config)
+    finished = finished_facts(folder, config)
     if finished is not None:
-        log.info("%s is finished already (seen-class validation mAP %.2f)", folder.path, 100 * finished)
-        return finished
+        score = finished["val_score"]
+        told = "not validated" if score is None else f"validation mAP {100 * score:.2f}"
+        log.info("%s is finished already (%s)", folder.path, told)
+        return score
     return train(config, folder)
 
 
-def finished_score(folder: RunFolder, config: Config) -> float | None:
-    """The score of a run that is complete, None for one that is to be started or resumed.
+def finished_facts(folder: RunFolder, config: Config) -> dict[str, Any] | None:
+    """What is written of a run that is complete, None for one that is to be started or resumed.
 
     Raises:
         PsftrError: the folder holds a run of another configuration.
@@ -100,7 +102,7 @@ def finished_score(folder: RunFolder, config: Config) -> float | None:
             f"{folder.path} holds a run that differs in {', '.join(differing[:6])}: "
             "choose another folder (hydra.run.dir=… or hydra.sweep.dir=…), or remove this one"
         )
-    return facts["val_score"] if facts["status"] == "finished" else None
+    return facts if facts["status"] == "finished" else None
 
 
 def different_keys(old: Any, new: Any, prefix: str = "") -> list[str]:
@@ -110,7 +112,7 @@ def different_keys(old: Any, new: Any, prefix: str = "") -> list[str]:
     return [] if old == new else [prefix.rstrip(".")]
 
 
-def train(config: Config, folder: RunFolder) -> float:
+def train(config: Config, folder: RunFolder) -> float | None:
     import pytorch_lightning as pl
     import torch
 
@@ -160,7 +162,9 @@ def train(config: Config, folder: RunFolder) -> float:
         train_classes=data.train_classes,
         val_classes=data.val_classes,
         optimizer=OptimizerConfig(**optimizer),
-        score=scorer(data.val_annotations, classes=data.val_classes, protocol=protocol_for(dataset.name)),
+        score=scorer(data.val_annotations, classes=data.val_classes, protocol=protocol_for(dataset.name))
+        if data.val_annotations.videos
+        else None,
         checkpoint_facts=facts,
         log_val_losses=config["protocol"] != "peer",  # the unseen test has no targets in the loader
     )
@@ -174,15 +178,19 @@ def train(config: Config, folder: RunFolder) -> float:
     trainer.fit(module, datamodule=data, ckpt_path=resumed, weights_only=True if resumed else None)
     if trainer.interrupted:
         raise KeyboardInterrupt
-    if trainer.current_epoch % config["trainer"]["validate_every"]:  # the last epoch is validated in any case
+    validates = bool(data.val_annotations.videos)
+    if (
+        validates and trainer.current_epoch % config["trainer"]["validate_every"]
+    ):  # the last epoch is validated in any case
         trainer.validate(module, datamodule=data, verbose=False)
-    score = float(trainer.callback_metrics.get("val/mAP", float("nan")))
+    score = float(trainer.callback_metrics["val/mAP"]) if validates else None
     if config["checkpoint"]["rule"] != "last" or config["protocol"] == "peer":
         score = load_best(module, folder, score)
     if trainer.is_global_zero:
         save_pretrained(folder.path, network, module.facts)
         folder.update(status="finished", val_score=score, train_seconds=round(time.monotonic() - started, 1))
-    log.info("validation mAP %.2f (%s)", 100 * score, validation_words(config))
+    if score is not None:
+        log.info("validation mAP %.2f (%s)", 100 * score, validation_words(config))
     log.info("run folder  %s\nscore it    psftr evaluate run=%s", folder.path, folder.path)
     return score
 
@@ -303,7 +311,7 @@ def build_loggers(config: Config, folder: RunFolder) -> list[Any]:
     return loggers
 
 
-def load_best(module: Any, folder: RunFolder, fallback: float) -> float:
+def load_best(module: Any, folder: RunFolder, fallback: float | None) -> float | None:
     """Put the best checkpoint's weights into the module; its validation score."""
     import torch
 

@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from windowing import policy
 
-from psftr.data.windows import WindowPolicy
 from psftr.errors import PsftrError
 from psftr.features.store import VideoFeatures
 from psftr.features.text import TextEmbeddings
@@ -54,9 +54,8 @@ class ReadsRuns(nn.Module):
 
 
 def localizer(network=None, **more):
-    policy = WindowPolicy(mode="slide", size=8, test_overlap=0.25)
     decoder = Decoder(soft_nms_sigma=0.01)
-    return PsftrLocalizer(network=network or ReadsRuns(), text=TEXT, decoder=decoder, policy=policy, **more)
+    return PsftrLocalizer(network=network or ReadsRuns(), text=TEXT, decoder=decoder, policy=policy(size=8), **more)
 
 
 def surest(detections):
