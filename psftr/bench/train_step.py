@@ -37,6 +37,7 @@ def make_batch(*, windows: int, length: int, dim: int) -> Batch:
         features=torch.randn(windows, length, dim, generator=generator),
         is_padding=padded,
         is_action=(torch.rand(windows, length, generator=generator) < 0.3).float(),
+        is_ignored=torch.zeros_like(padded),
         targets=tuple(targets),
         windows=(),
     )
