@@ -143,10 +143,7 @@ class ZstalDataModule(pl.LightningDataModule):
         return self._loader(samples, self.test_classes)
 
     def summary(self) -> dict[str, Any]:
-        """Counts per side of what is set up, the ids of videos without features, and `training`.
-
-        `training` is what a predictions file says about the training (`Provenance.training`).
-        """
+        """Counts per side of what is set up, and the ids of videos without features."""
         counts: dict[str, Any] = {"protocol": self.protocol, "excluded": self._num_excluded}
         for side, samples in self._samples.items():
             videos = self._videos(side)
@@ -159,16 +156,20 @@ class ZstalDataModule(pl.LightningDataModule):
         counts["incomplete_in_store"] = len(self.store.incomplete)
         if "train" in self._samples:
             counts["train_targets"] = sum(len(sample.targets) for sample in self._samples["train"])
-            counts["training"] = {
-                "videos": counts["train_videos"],
-                "classes": len(self.train_classes),
-                "names": list(self.train_classes),
-                "actions": counts["train_actions"],
-                "windows": counts["train_windows"],
-                "held_out_classes": list(self.held_out_classes),
-                "validation": self.validation_words(),
-            }
         return counts
+
+    def training_facts(self) -> dict[str, Any]:
+        """What a predictions file says about the training (`Provenance.training`)."""
+        videos = self.train_annotations.videos
+        return {
+            "videos": len(videos),
+            "classes": len(self.train_classes),
+            "names": list(self.train_classes),
+            "actions": _num_actions(videos),
+            "windows": len(self._of("train")),
+            "held_out_classes": list(self.held_out_classes),
+            "validation": self.validation_words(),
+        }
 
     def validation_words(self) -> str:
         """What validation measures, in a phrase."""
@@ -237,10 +238,18 @@ class ZstalDataModule(pl.LightningDataModule):
 
 
 def val_share(data: DataSettings, *, chooses_checkpoint: bool) -> float:
-    """The share of training videos to keep for validation: what was asked for, else none where it decides nothing."""
-    if data.val_fraction is not None:
-        return data.val_fraction
-    return CHOOSING_VAL_FRACTION if chooses_checkpoint else 0.0
+    """The share of training videos to keep for validation: what was asked for, else none where it decides nothing.
+
+    Raises PsftrError where validation is to choose the checkpoint and has nothing to look at.
+    """
+    if data.val_fraction is None:
+        return CHOOSING_VAL_FRACTION if chooses_checkpoint else 0.0
+    if chooses_checkpoint and data.val_fraction == 0 and not data.held_out_classes:
+        raise PsftrError(
+            "data.val_fraction=0 leaves no video for the validation that chooses the checkpoint: "
+            "give a share above 0, or checkpoint.rule=last"
+        )
+    return data.val_fraction
 
 
 def _touching(actions: Iterable[Action], window: Window) -> list[Action]:

@@ -37,7 +37,7 @@ def test_run_folder_says_what_made_it(sweep):
     assert {"train/class", "train/l1", "train/iou", "train/actionness", "train/saliency"} <= columns
     assert "val/mAP" not in columns  # rule=last chooses nothing, so no training video is kept out
     assert run["val_score"] is None
-    assert run["data"]["training"]["validation"] == "none: all training videos are used"
+    assert run["training"]["validation"] == "none: all training videos are used"
 
 
 def test_ten_split_evaluation_prints_splits_classes_baseline_and_facts(sweep, workplace):
@@ -149,7 +149,7 @@ def test_evaluate_wants_exactly_one_thing(tmp_path):
 
 def test_loggers_precision_ema_and_best_rule(workplace):
     run = psftr(
-        "train", *TINY, "logger=tensorboard", "optimizer.ema_decay=0.9", "checkpoint.rule=best-seen-val",
+        "train", *TINY, "logger=tensorboard", "trainer.ema_decay=0.9", "checkpoint.rule=best-seen-val",
         "trainer.precision=bf16-mixed", "trainer.accumulate=2", "hydra.run.dir=options", cwd=workplace,
     )  # fmt: skip
     assert "validation mAP" in run.stdout

@@ -181,19 +181,21 @@ def test_without_a_share_every_training_video_is_trained_on(store):
     unsaid, said = DataSettings(), DataSettings(val_fraction=0.2)
     assert (val_share(unsaid, chooses_checkpoint=False), val_share(unsaid, chooses_checkpoint=True)) == (0.0, 0.1)
     assert (val_share(said, chooses_checkpoint=False), val_share(said, chooses_checkpoint=True)) == (0.2, 0.2)
+    with pytest.raises(PsftrError, match=r"val_fraction=0 leaves no video .* checkpoint.rule=last"):
+        val_share(DataSettings(val_fraction=0.0), chooses_checkpoint=True)
     data = datamodule(store, val_fraction=0.0)
     assert len(videos_of(data.train_dataloader())) == 13
     assert data.val_dataloader() == []
-    assert data.summary()["training"]["validation"] == "none: all training videos are used"
+    assert data.training_facts()["validation"] == "none: all training videos are used"
 
 
 def test_the_summary_says_what_was_trained_on(store):
-    told = datamodule(store, val_fraction=0.0).summary()["training"]
+    told = datamodule(store, val_fraction=0.0).training_facts()
     # four videos of two actions for each of three classes, and the run of `mixed`
     assert (told["videos"], told["classes"], told["actions"]) == (13, 3, 25)
     assert (told["names"], told["held_out_classes"]) == (["run", "jump", "swim"], [])
     held = datamodule(store, held_out_classes=1)
-    told = held.summary()["training"]
+    told = held.training_facts()
     assert (told["classes"], told["held_out_classes"]) == (2, list(held.val_classes))
     assert set(told["names"]) == set(held.train_classes)
     assert told["validation"].endswith("training videos of 1 held-out seen classes")

@@ -137,4 +137,4 @@ def test_mistakes_are_named():
     with pytest.raises(PsftrError, match="video v: features hold values that are not finite"):
         localize(video("v", broken), NAMES)
     with pytest.raises(PsftrError, match="batch_size must be at least 1 window, got 0"):
-        localizer(batch_size=0)
+        next(localizer(batch_size=0).localize([clip], NAMES))
