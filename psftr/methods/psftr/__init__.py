@@ -48,7 +48,8 @@ def _training(setup: TrainingSetup) -> Training:
         network=module.network,
         train_classes=data.train_classes,
         text=text,
-        facts=data.summary(),
+        facts=data.summary()["training"],
+        summary=data.summary(),
         network_facts=to_dict(network_config(own.model, feature_dim=dataset.store.dim, text_dim=text.dim)),
         lines=(f"PSFTR {count:.1f} M parameters, dim {own.model.dim}",),
     )

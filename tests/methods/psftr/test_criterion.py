@@ -76,7 +76,7 @@ def test_ignored_frames_carry_no_saliency_loss():
     batch = batch_of([target([], [])])
     batch.is_padding[:, 6:] = True
     batch.is_ignored[:, 3:6] = True
-    saliency = Criterion()(outputs, batch)["saliency"]
+    saliency = criterion()(outputs, batch)["saliency"]
     saliency.backward()
     expected = 3.0 * (math.log(2) + math.log(2) + math.log(4)) / 3  # three background frames at p = 1/2, 1/2, 3/4
     assert saliency.item() == pytest.approx(expected)
