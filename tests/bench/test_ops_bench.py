@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from psftr.bench import ops, timing, train_step
-from psftr.bench.baselines import grid_sample_attn
+from psftr.bench.baselines import attend_to_nothing, grid_sample_attn
 from psftr.bench.ops import Case, measure_errors
 from psftr.bench.timing import Times, take_turns
 from psftr.cli import main
@@ -121,7 +121,7 @@ def test_the_training_step_runs_both_ways(capsys, monkeypatch) -> None:
 def test_attending_to_nothing_reaches_every_input() -> None:
     """Otherwise the layers before it would be spared their gradients, and the bound would be too high."""
     inputs = ops.make_inputs(SMALL, device=CPU, dtype=torch.float32, seed=0)
-    out = train_step.attend_to_nothing(*inputs.leaves, [SMALL.length])
+    out = attend_to_nothing(*inputs.leaves, [SMALL.length])
     assert out.shape == inputs.grad_out.shape
     assert all(grad.any() for grad in torch.autograd.grad(out, inputs.leaves, inputs.grad_out))
 
