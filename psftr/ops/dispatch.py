@@ -62,7 +62,7 @@ def forced_path(name: str) -> Iterator[None]:
         _forced = before
 
 
-def selected_path(device: torch.device | str = "cpu") -> SelectedPath:
+def selected_path(device: torch.device | str) -> SelectedPath:
     """The path for tensors on this device, as a name and a reason; `str()` of it is one line for a log."""
     return _select(torch.device(device).type, _index(torch.device(device)), forced())
 
