@@ -1,8 +1,8 @@
 """`psftr bench train-step`: one training step of the paper's THUMOS14 network, our attention against grid_sample.
 
 Forward, matching, losses, backward and AdamW on random features (Table 6: dim 512, 2 encoder and 5 decoder layers,
-40 queries; windows of 128 rows, batches of 16). All versions train the same network on the same batch in turns. A third
-one, which attends to nothing, shows how much there is to gain: no attention can make the step faster than that.
+40 queries; windows of 128 rows, batches of 16). All versions train the same network on the same batch in turns. The
+third version attends to nothing: no attention can make the step faster than that.
 """
 
 from __future__ import annotations

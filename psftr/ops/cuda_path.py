@@ -99,7 +99,7 @@ def architecture(index: int) -> str:
 
 
 def prepare(device: torch.device, variant: Variant) -> Launcher:
-    """Compile the kernel, or fetch it from the disk, and load it; raises CudaUnavailable with the cause."""
+    """Compile the kernel, or read it from the disk, and load it; raises CudaUnavailable with the cause."""
     found = _prepare(torch.cuda.current_device() if device.index is None else device.index, variant)
     if isinstance(found, str):
         raise CudaUnavailable(found)

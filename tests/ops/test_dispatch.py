@@ -24,7 +24,7 @@ def small_call() -> torch.Tensor:
 def test_without_the_library_pytorch_runs_and_says_why(library, tmp_path) -> None:
     library(tmp_path / "absent.so")
     with forced_path("auto"):
-        assert str(selected_path("cpu")) == "torch (this installation carries no native library)"
+        assert str(selected_path("cpu")) == "torch (this installation has no native library)"
         assert small_call().eq(1).all()
 
 
@@ -61,7 +61,7 @@ def test_a_file_that_is_no_library_is_refused(library, tmp_path) -> None:
 @pytest.mark.parametrize(
     ("name", "text"),
     [
-        ("native", "PSFTR_OPS=native: this installation carries no native library; unset it to use PyTorch"),
+        ("native", "PSFTR_OPS=native: this installation has no native library; unset it to use PyTorch"),
         ("cuda", "PSFTR_OPS=cuda computes on a CUDA device, but the values are on cpu"),
     ],
 )
