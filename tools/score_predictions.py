@@ -8,8 +8,8 @@ import sys
 from psftr.data.annotations import read_annotations
 from psftr.data.splits import read_published_split
 from psftr.evaluation.protocol import evaluate_predictions
+from psftr.evaluation.render import evaluation_text
 from psftr.evaluation.rules import protocol_for
-from psftr.evaluation.tables import evaluation_text
 from psftr.predictions import read_predictions
 
 

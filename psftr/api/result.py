@@ -140,7 +140,8 @@ class Result(Sequence[Detection]):
         title: str = "psftr predict",
     ) -> Path:
         """The HTML page. Where the annotations know the labels, it scores the videos that were looked at."""
-        from psftr.evaluation.report_page import protocol_of, write_report_page
+        from psftr.evaluation.report_page import write_report_page
+        from psftr.evaluation.rules import protocol_of
 
         own = None
         is_scored = False

@@ -16,11 +16,12 @@ from psftr.bench.baselines import Attention, attend_to_nothing, grid_sample_attn
 from psftr.bench.timing import describe_machine, take_turns
 from psftr.data.batches import Batch, Target
 from psftr.methods.psftr.attention import TemporalDeformableAttention
-from psftr.methods.psftr.build import NetworkConfig, build_network
-from psftr.methods.psftr.criterion import Criterion
+from psftr.methods.psftr.build import build_criterion, build_network, network_config
+from psftr.methods.psftr.settings import LossSettings, MatcherSettings, ModelSettings
 from psftr.ops import selected_path, temporal_deform_attn
 
 CLASSES = 15  # seen classes of a 75/25 split of THUMOS14
+DIM = 512  # CLIP ViT-B/16
 
 
 def make_batch(*, windows: int, length: int, dim: int) -> Batch:
@@ -36,6 +37,7 @@ def make_batch(*, windows: int, length: int, dim: int) -> Batch:
         features=torch.randn(windows, length, dim, generator=generator),
         is_padding=padded,
         is_action=(torch.rand(windows, length, generator=generator) < 0.3).float(),
+        is_ignored=torch.zeros_like(padded),
         targets=tuple(targets),
         windows=(),
     )
@@ -44,12 +46,11 @@ def make_batch(*, windows: int, length: int, dim: int) -> Batch:
 def run_benchmark(*, rounds: int, device: torch.device, precision: str) -> dict[str, Any]:
     """Seconds per step with each attention, and the ratios, measured in turns; precision "bf16" is autocast."""
     torch.manual_seed(0)
-    config = NetworkConfig()
-    network = build_network(config).to(device).train()
+    network = build_network(network_config(ModelSettings(), feature_dim=DIM, text_dim=DIM)).to(device).train()
     optimizer = torch.optim.AdamW(network.parameters(), lr=1e-4)
-    criterion = Criterion()
-    batch = make_batch(windows=16, length=128, dim=config.feature_dim).to(device)
-    text = torch.randn(CLASSES, config.text_dim).to(device)
+    criterion = build_criterion(LossSettings(), MatcherSettings())
+    batch = make_batch(windows=16, length=128, dim=DIM).to(device)
+    text = torch.randn(CLASSES, DIM).to(device)
 
     layers = [layer for layer in network.modules() if isinstance(layer, TemporalDeformableAttention)]
 

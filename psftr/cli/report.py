@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from psftr.data.annotations import Annotations
     from psftr.data.splits import ClassSplit
     from psftr.evaluation.aggregate import TenSplitReport
-    from psftr.evaluation.protocol import Protocol
+    from psftr.evaluation.rules import Protocol
     from psftr.evaluation.stage_trace import StageTrace
     from psftr.predictions import Predictions
 
@@ -54,7 +54,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     from psftr.data.annotations import read_annotations
     from psftr.errors import PsftrError
-    from psftr.evaluation.report_page import protocol_of, score_files, write_report_page
+    from psftr.evaluation.aggregate import group_reports
+    from psftr.evaluation.protocol import score_files
+    from psftr.evaluation.report_page import write_report_page
+    from psftr.evaluation.rules import protocol_of
     from psftr.predictions import read_predictions
 
     if args.dataset and (args.subset or args.tious):
@@ -69,17 +72,17 @@ def run(args: argparse.Namespace) -> int:
         told = ", ".join(sorted({f"{r.dataset} ({r.name})" for r in rules.values()}))
         raise PsftrError(f"these files are of different data sets or rules ({told}); make a page for each")
     protocol = next(iter(rules.values()))
+    evaluations = score_files(files, annotations, protocol=protocol, splits=splits)
     path = write_report_page(
         args.out,
         files,
         annotations=annotations,
-        protocol=protocol,
-        splits=splits,
+        evaluations=evaluations,
         videos_dir=args.videos_dir,
         stages=stages,
         title=args.title,
     )
-    reports = score_files(files, annotations, protocol=protocol, splits=splits)
+    reports = group_reports(evaluations.values())
     _print_means(reports)
     paths = [path]
     if args.figures:
@@ -142,29 +145,23 @@ def _splits(args: argparse.Namespace, names: Sequence[str]) -> dict[str, ClassSp
 
 
 def _print_means(reports: Sequence[TenSplitReport]) -> None:
-    from psftr.evaluation.tables import comparison_table, title
+    from psftr.evaluation.render import means_text
 
     for report in reports:
-        where = "all classes" if report.ratio == 100 else f"{report.ratio}/{100 - report.ratio}"
-        print(title(report.protocol, f"{where}, {report.coverage}", report.synthetic))
-        print(comparison_table([report], paper=report.paper_rows), end="\n\n")
+        print(means_text(report), end="\n\n")
 
 
 def _figures(
     folder: Path, reports: Sequence[TenSplitReport], files: dict[str, Predictions], annotations: Annotations
 ) -> list[Path]:
-    from psftr.evaluation.plots import plot_classes, plot_data_scale, plot_splits
+    from psftr.evaluation.charts import save_charts
     from psftr.evaluation.timeline import draw_timeline
     from psftr.predictions import canonical_id
 
     paths = []
     for number, report in enumerate(reports):
         mark = f"-{number}" if len(reports) > 1 else ""
-        paths.append(plot_classes(folder / f"classes{mark}.png", report))
-        if len(report.evaluations) > 1:
-            paths.append(plot_splits(folder / f"splits{mark}.png", [report]))
-            if all(e.num_training_videos for e in report.evaluations):
-                paths.append(plot_data_scale(folder / f"data_scale{mark}.png", [report]))
+        paths += save_charts(folder, report, mark=mark)
     predictions = next(iter(files.values()))
     synthetic = ", SYNTHETIC" if any(report.synthetic for report in reports) else ""
     for video_id in list(predictions.detections)[:TIMELINES_AT_MOST]:

@@ -1,4 +1,4 @@
-"""The rules under which a number is made, and the facts that are printed beside it.
+"""The rules under which a number is made.
 
 `clean` is this library's protocol: no test class touches training or model selection, no test video and no
 test action is left out. `peer` reproduces habits of earlier zero-shot repositories so that their numbers
@@ -7,14 +7,16 @@ can be compared; whatever it produces is marked in every table and file.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from psftr.data.datasets import dataset_spec
 from psftr.errors import PsftrError
-from psftr.predictions import canonical_id
+from psftr.predictions import CHECKPOINT_PEER, Predictions, canonical_id
 
 CLEAN, PEER = "clean", "peer"
+CUSTOM = "custom"  # the name of a data set of one's own
+CUSTOM_TIOUS = (0.3, 0.4, 0.5, 0.6, 0.7)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,7 +30,6 @@ class Protocol:
 
     dataset: str
     test_subset: str
-    train_subset: str
     tious: tuple[float, ...]
     printed_tious: tuple[float, ...]
     name: str = CLEAN
@@ -36,6 +37,7 @@ class Protocol:
     min_action_s: float = 0.0
     penalises_ambiguous: bool = False
     double_labels: tuple[tuple[str, str], ...] = ()
+    is_synthetic: bool = False
 
     def __post_init__(self) -> None:
         if self.name not in (CLEAN, PEER):
@@ -48,15 +50,10 @@ class Protocol:
     def is_peer(self) -> bool:
         return self.name == PEER
 
-    @property
-    def synthetic(self) -> bool:
-        return self.dataset == "synthetic"
-
 
 _THUMOS14 = Protocol(
     dataset="thumos14",
     test_subset="test",
-    train_subset="val",
     tious=(0.3, 0.4, 0.5, 0.6, 0.7),
     printed_tious=(0.3, 0.4, 0.5, 0.6, 0.7),
     double_labels=(("CliffDiving", "Diving"),),
@@ -64,13 +61,10 @@ _THUMOS14 = Protocol(
 _ACTIVITYNET13 = Protocol(
     dataset="activitynet13",
     test_subset="validation",
-    train_subset="training",
     tious=tuple(round(0.5 + 0.05 * i, 2) for i in range(10)),
     printed_tious=(0.5, 0.75, 0.95),
 )
-_SYNTHETIC = replace(
-    _THUMOS14, dataset="synthetic", train_subset="training", test_subset="validation", double_labels=()
-)
+_SYNTHETIC = replace(_THUMOS14, dataset="synthetic", test_subset="validation", double_labels=(), is_synthetic=True)
 PROTOCOLS: dict[tuple[str, str], Protocol] = {
     ("thumos14", CLEAN): _THUMOS14,
     ("thumos14", PEER): replace(
@@ -87,11 +81,30 @@ PROTOCOLS: dict[tuple[str, str], Protocol] = {
 
 
 def protocol_for(dataset: str, name: str = CLEAN, *, exclude: Iterable[str] = ()) -> Protocol:
-    """The preset of a data set, with further test videos to leave out. Raises PsftrError for unknown
-    names."""
+    """The rules of a data set, with further test videos to leave out. Raises PsftrError for unknown names."""
     if (dataset, name) not in PROTOCOLS:
         known = ", ".join(f"{d}/{n}" for d, n in PROTOCOLS)
         raise PsftrError(f"no evaluation protocol {dataset}/{name}; presets are {known}, or build a Protocol")
     preset = PROTOCOLS[dataset, name]
     excluded = dict.fromkeys((*preset.excluded_videos, *map(canonical_id, exclude)))
     return replace(preset, excluded_videos=tuple(excluded))
+
+
+def protocol_of(
+    predictions: Predictions,
+    *,
+    dataset: str | None = None,
+    subset: str | None = None,
+    tious: Sequence[float] | None = None,
+) -> Protocol:
+    """The rules for a file: those of `dataset` or of the data set it names, or, for data of one's own, plain ones.
+
+    A file whose checkpoint was chosen on the test classes gets the peer rules, which mark every number.
+    """
+    provenance = predictions.provenance
+    stated = dataset or ((provenance.split or {}).get("dataset") if provenance else None)
+    name = PEER if provenance and provenance.checkpoint_rule == CHECKPOINT_PEER else CLEAN
+    if dataset is not None or (stated and (stated, name) in PROTOCOLS):
+        return protocol_for(str(stated), name)
+    tious = tuple(tious or CUSTOM_TIOUS)
+    return Protocol(dataset=stated or CUSTOM, test_subset=subset or "test", tious=tious, printed_tious=tious, name=name)

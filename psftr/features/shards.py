@@ -8,6 +8,7 @@ and are merged at the end, again into a temporary file that is renamed; a run ki
 from __future__ import annotations
 
 import glob
+import io
 import os
 import shutil
 import uuid
@@ -56,12 +57,18 @@ class ShardedStore:
         """Keep a finished video: `features [T, dim]`, `timeline` as FeatureWriter.write, `facts` more attributes."""
         target = self.folder / f"{video_id}.h5"
         temporary = _temporary(target)
+        # Made in memory: on a full disk Python raises one error, HDF5 prints pages and cannot close its file.
+        buffer = io.BytesIO()
+        with FeatureWriter(target, **self._writer_arguments, buffer=buffer) as writer:
+            writer.write(video_id, features, stride=self.stride, **timeline)
+        with h5py.File(buffer, "r+") as file:
+            file["videos"][video_id].attrs.update(facts)
         try:
-            with FeatureWriter(temporary, **self._writer_arguments) as writer:
-                writer.write(video_id, features, stride=self.stride, **timeline)
-            with h5py.File(temporary, "r+") as file:
-                file["videos"][video_id].attrs.update(facts)
+            temporary.write_bytes(buffer.getbuffer())
             _replace(temporary, target)
+        except OSError as error:
+            error.filename = error.filename or str(target)
+            raise
         finally:
             temporary.unlink(missing_ok=True)
         self.videos.add(canonical_id(video_id))
@@ -78,6 +85,12 @@ class ShardedStore:
     def _merge(self, parts: list[Path]) -> None:
         temporary = _temporary(self.out)
         sources = [self.out, *parts] if self.out.exists() else parts
+        needed, free = sum(path.stat().st_size for path in sources), shutil.disk_usage(self.out.parent).free
+        if needed > free:
+            raise PsftrError(
+                f"{self.out} needs {needed / 1e9:.2f} GB, {self.out.parent} has {free / 1e9:.2f} GB left: make room "
+                f"and start again, nothing is extracted twice; or read {self.folder}, which is a whole store as it is"
+            )
         try:
             with h5py.File(temporary, "w") as merged:
                 root = {"format": FORMAT, "version": VERSION, "encoder": self._encoder, "dim": self._dim}

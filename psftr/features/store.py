@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import math
 import os
@@ -165,7 +166,8 @@ class FeatureWriter:
     """Writes one store file, video by video; a video counts only when its attributes are complete.
 
     A new file, or with `append=True` also an existing one made with the same arguments: what a crashed writer left
-    incomplete is written anew, `video_id in writer` tells what is done. Use as a context manager.
+    incomplete is written anew, `video_id in writer` tells what is done. Use as a context manager. `buffer`: write into
+    it in place of the file `path`, which then only names the store in errors.
     """
 
     def __init__(
@@ -178,12 +180,14 @@ class FeatureWriter:
         dtype: str = "float16",
         synthetic: bool = False,
         append: bool = False,
+        buffer: io.BytesIO | None = None,
     ) -> None:
         if dtype not in DTYPES:
             raise PsftrError(f"feature dtype must be {' or '.join(DTYPES)}, got {dtype!r}")
         self.path, self.dim, self.dtype = Path(path), dim, dtype
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        exists = self.path.exists()
+        if buffer is None:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+        exists = buffer is None and self.path.exists()
         if exists and not append:
             raise PsftrError(f"{self.path} exists already; remove it, or append to it")
         if exists:
@@ -192,7 +196,7 @@ class FeatureWriter:
             asked = {"encoder": encoder, "dim": dim, "synthetic": synthetic}
             if there != asked:
                 raise PsftrError(f"{self.path} was made with {there}, not with {asked}; write to another file")
-        self._file = h5py.File(self.path, "a")
+        self._file = h5py.File(buffer or self.path, "a" if buffer is None else "w")
         if not exists:
             root = {"format": FORMAT, "version": VERSION, "encoder": encoder, "dim": dim, "synthetic": synthetic}
             self._file.attrs.update({**root, "created_by": created_by or f"psftr {__version__}"})

@@ -8,15 +8,17 @@ import huggingface_hub
 import numpy as np
 import pytest
 import torch
+from parts import save_tiny
 
 import psftr
-from psftr.api.checkpoints import decoder, locate, trained_stride, window_policy
 from psftr.api.curves import score_curves
+from psftr.checkpoints import load_saved, locate
+from psftr.engine.localize import build_localizer
 from psftr.errors import PsftrError
 from psftr.features.clip import ClipEncoder
 from psftr.features.encoders import open_encoder
 from psftr.features.store import VideoFeatures
-from psftr.features.text import embed_names
+from psftr.features.text import TextEmbeddings, embed_names
 from psftr.features.video.filmstrip import frames_at
 from psftr.predictions import Detection, read_predictions
 
@@ -136,7 +138,7 @@ def test_one_bad_video_among_many(model, videos, tmp_path):
 def test_baseline_needs_no_checkpoint(videos, tiny_clip):
     found = psftr.baseline(**tiny_clip, device="cpu").predict(videos / "clip_a.mp4", labels=LABELS)
     made = found.predictions.provenance
-    assert (made.method, made.checkpoint_rule) == ("clip-baseline", "none (training-free)")
+    assert (made.method, made.checkpoint_rule) == ("clip_baseline", "none (training-free)")
     assert "stride=8" in made.features["identity"]
 
 
@@ -208,16 +210,14 @@ def test_where_a_model_may_be(model_folder, tmp_path):
 
 
 def test_run_that_is_not_finished_gives_its_last_checkpoint(model_folder, tmp_path):
-    from psftr.checkpoints import load_pretrained
-
-    network, facts = load_pretrained(model_folder)
-    state = {f"network.{name}": value for name, value in network.state_dict().items()}
+    finished = load_saved(model_folder)
+    state = {f"network.{name}": value for name, value in finished.weights.items()}
     (tmp_path / "checkpoints").mkdir()
-    torch.save({"psftr": facts, "state_dict": state}, tmp_path / "checkpoints" / "last.ckpt")
+    torch.save({"psftr": finished.facts, "state_dict": state}, tmp_path / "checkpoints" / "last.ckpt")
     loaded = psftr.load(tmp_path)
     assert loaded.origin.endswith("last.ckpt")
-    for name, value in network.state_dict().items():
-        assert torch.equal(loaded.network.state_dict()[name], value)
+    for name, value in finished.weights.items():
+        assert torch.equal(loaded.saved.weights[name], value)
 
 
 @pytest.mark.parametrize(
@@ -249,23 +249,20 @@ def test_hub_that_cannot_be_reached_names_the_files(monkeypatch):
         PsftrError, match=r"no such folder here, and .*no route.*model.safetensors and config.json into a"
     ):
         psftr.load("user/repo")
-    with pytest.raises(PsftrError, match="is no repository"):
+    with pytest.raises(PsftrError, match="is not a repository"):
         psftr.load("hf://user")
 
 
-def test_settings_of_the_checkpoint_are_used():
-    facts = {
-        "config": {
-            "window": {"mode": "rescale", "size": 64},
-            "decode": {"merge": "nms", "nms_threshold": 0.4, "roi_weight": 0.5, "max_per_video": 7},
-        },
-        "features": {"identity": "open_clip:ViT-B-16:openai dim=512 stride=16 videos=9 ab"},
+def test_settings_of_the_checkpoint_are_used(tmp_path):
+    config = {
+        "window": {"mode": "rescale", "size": 64, "test_overlap": 0.0},
+        "postprocess": {"merge": "nms", "nms_threshold": 0.4, "roi_weight": 0.5, "max_per_video": 7},
     }
-    assert (window_policy(facts).mode, window_policy(facts).size) == ("rescale", 64)
-    assert decoder(facts).roi_weight == 0.5
-    assert decoder(facts).merge_rule.keywords == {"threshold": 0.4, "max_kept": 7}
-    assert trained_stride(facts, 8) == 16
-    assert trained_stride({"features": {"identity": "x stride=8,16 y"}}, 4) == 4
+    text = TextEmbeddings(("a",), torch.ones(1, 16), "made-up", "{}")
+    localizer = build_localizer(load_saved(save_tiny(tmp_path, "made-up", config=config)), text, device="cpu")
+    assert (localizer.policy.mode, localizer.policy.size) == ("rescale", 64)
+    assert localizer.postprocessor.settings.roi_weight == 0.5
+    assert localizer.postprocessor.merge_rule.keywords == {"threshold": 0.4, "max_kept": 7}
 
 
 def test_curves_of_two_labels_and_of_one():

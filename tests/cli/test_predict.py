@@ -15,6 +15,7 @@ from psftr.data.annotations import Action, Annotations, Video, write_annotations
 from psftr.features.clip import ClipEncoder
 from psftr.methods.psftr.build import NetworkConfig, build_network
 from psftr.predictions import read_predictions
+from psftr.settings import to_dict
 
 TINY_CLIP = str(Path(__file__).resolve().parents[1] / "tiny_clip.json")
 ENCODER = ["--model", TINY_CLIP, "--pretrained", "random", "--device", "cpu"]
@@ -29,12 +30,15 @@ def place(tmp_path_factory) -> Path:
     numbered_clip(folder / "videos" / "clip_a.mp4", count=60)
     numbered_clip(folder / "videos" / "clip_b.mp4", count=40)
     torch.manual_seed(0)
-    plain = NetworkConfig(feature_dim=16, text_dim=16).to_dict()
-    small = {"dim": 16, "heads": 2, "encoder_layers": 1, "decoder_layers": 1, "queries": 6}
-    config = NetworkConfig.from_dict({**plain, **small})
-    recorded = {"network": config.to_dict(), "config": {"window": {"size": 16}, "decode": {"soft_nms_sigma": 2.0}}}
-    identity = ClipEncoder(TINY_CLIP, "random").identity
-    facts = training_facts(recorded, seen_classes=["run"], encoder=identity, synthetic=False)
+    config = NetworkConfig(feature_dim=16, text_dim=16, dim=16, heads=2, encoder_layers=1, decoder_layers=1, queries=6)
+    facts = training_facts(
+        method="psftr",
+        config={"window": {"size": 16}, "postprocess": {"soft_nms_sigma": 2.0}},
+        network=to_dict(config),
+        train_classes=["run"],
+        encoder=ClipEncoder(TINY_CLIP, "random").identity,
+        synthetic=False,
+    )
     save_pretrained(folder / "model", build_network(config), facts)
     actions = (Action(0.2, 1.0, "high jump"), Action(1.2, 2.0, "pole vault"))
     subsets = {"clip_a": "test", "clip_b": "training"}
@@ -96,8 +100,8 @@ def test_labels_from_a_file_and_features_kept(place, done):
 
 def test_without_a_checkpoint_the_baseline_says_its_name(place):
     done = psftr("predict", "videos/clip_a.mp4", *LABELS, *ENCODER, "--out", "base", "--no-pictures", cwd=place)
-    assert "no --checkpoint given: running the training-free CLIP baseline (clip-baseline)" in done.stdout
-    assert read_predictions(place / "base" / "predictions.json").provenance.method == "clip-baseline"
+    assert "no --checkpoint given: running the training-free CLIP baseline (clip_baseline)" in done.stdout
+    assert read_predictions(place / "base" / "predictions.json").provenance.method == "clip_baseline"
 
 
 def test_one_bad_video_is_named_and_the_others_finish(place, tmp_path):

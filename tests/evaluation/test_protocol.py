@@ -7,7 +7,8 @@ import pytest
 from psftr.data.annotations import Action, Annotations, Video, read_annotations
 from psftr.data.splits import ClassSplit, read_published_split
 from psftr.errors import PsftrError
-from psftr.evaluation.protocol import Protocol, evaluate_predictions, protocol_for, scorer, split_of
+from psftr.evaluation.protocol import evaluate_predictions, scorer, split_of
+from psftr.evaluation.rules import Protocol, protocol_for
 from psftr.predictions import Detection, Predictions, Provenance, canonical_id, group_by_video, read_predictions
 
 SPLIT = ClassSplit(("CliffDiving", "run"), ("Diving", "jump"), "published", 50, 2)
@@ -85,7 +86,7 @@ def test_perfect_detections_are_perfect_and_videos_without_unseen_classes_do_not
     evaluation = evaluate_predictions(found(("t3", "jump", 0, 10, 0.9)), annotations(), SPLIT, protocol=CLEAN)
     assert evaluation.ap.average == 1.0
     assert evaluation.num_videos == 3
-    assert evaluation.num_training_videos == 2  # v1 and v2 hold a seen class
+    assert evaluation.training.videos is None  # the file does not say; annotated videos are no answer
     assert evaluation.ap.classes == ("Diving", "jump")
     assert facts_of(evaluation)["counts"] == "videos: 3 of 4, actions: 4"
     assert evaluation.facts.notes == ("detections in videos that do not count, ignored: 1 (videos: 1)",)
@@ -360,7 +361,7 @@ def test_freezad_from_its_two_csv_files(shared_data: Path):
     )
     assert 100 * evaluation.ap.average == pytest.approx(13.98, abs=0.02)
     assert evaluation.num_videos == 104
-    assert evaluation.num_training_videos is None
+    assert evaluation.training.videos is None
 
 
 def test_mmaction2_through_a_protocol_of_ones_own(shared_data: Path, tmp_path: Path):
@@ -370,7 +371,6 @@ def test_mmaction2_through_a_protocol_of_ones_own(shared_data: Path, tmp_path: P
     rules = Protocol(
         dataset="mine",
         test_subset="validation",
-        train_subset="training",
         tious=protocol_for("activitynet13").tious,
         printed_tious=(0.5,),
     )

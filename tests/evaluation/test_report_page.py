@@ -11,7 +11,8 @@ from browser import browser, why_missing
 from psftr.data.annotations import Action, Annotations, Video, read_annotations
 from psftr.data.splits import read_published_split
 from psftr.errors import PsftrError
-from psftr.evaluation.report_page import protocol_of, write_report_page
+from psftr.evaluation.report_page import write_report_page
+from psftr.evaluation.rules import protocol_of
 from psftr.predictions import CHECKPOINT_PEER, Detection, Predictions, Provenance, read_predictions
 
 CLASSES = ("jump", "run", "swim", "throw")
