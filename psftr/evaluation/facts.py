@@ -31,7 +31,7 @@ class Training:
     @classmethod
     def of(cls, provenance: Provenance | None) -> Training:
         """Files of other tools, and of a psftr before these counts, do not say it."""
-        stated: Mapping[str, Any] = getattr(provenance, "training", None) or {}
+        stated: Mapping[str, Any] = (provenance.training if provenance else None) or {}
         counts = {name: stated.get(name) for name in ("videos", "classes", "actions", "windows")}
         held_out = tuple(stated.get("held_out_classes") or ())
         return cls(**counts, held_out=held_out, validation=str(stated.get("validation") or ""))
@@ -39,7 +39,7 @@ class Training:
     @property
     def text(self) -> str:
         counts = {name: getattr(self, name) for name in ("videos", "classes", "actions", "windows")}
-        told = ", ".join(f"{count} {name}" for name, count in counts.items() if count is not None)
+        told = ", ".join(f"{name}: {count}" for name, count in counts.items() if count is not None)
         return told + (f"; validation: {self.validation}" if told and self.validation else "")
 
 

@@ -5,6 +5,7 @@ Every caption begins with what its numbers are worth: SYNTHETIC and PEER PROTOCO
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -66,7 +67,7 @@ class Table:
         for heading, value in zip([*self.heads.values()][1:], values):
             if heading != PLUS_MINUS:
                 cells.append(_cell(value))
-            elif not pd.isna(value):
+            elif isinstance(value, float) and not math.isnan(value):
                 cells[-1] += f" {PLUS_MINUS} {_cell(value)}"
         return cells
 
@@ -143,7 +144,8 @@ def comparison_table(reports: Sequence[TenSplitReport], *, with_ratio: bool = Fa
     )
     by_ratio = {r.ratio: r.paper_rows for r in reports}  # reports of one ratio share their rows
     paper = [row for rows in by_ratio.values() for row in rows]
-    caption = f"{mark(word for r in reports for word in r.worth)}{protocol.dataset}: mean over splits, %"
+    caption = mark(word for r in reports for word in r.worth)
+    caption += f"{protocol.dataset}: mAP in percent by tIoU; mean over splits, %"
     caption += f"; ± {STD_KIND}" if any(len(r.evaluations) > 1 for r in reports) else ""
     if len(reports) == 2 and len(by_ratio) == 1:
         first, second = reports

@@ -91,7 +91,7 @@ def test_missing_splits_are_named_never_silent():
     assert report.missing == (3, 7)
     assert report.coverage == "SPLITS 3, 7 MISSING of 0..9: mean over 8"
     text = report_text(report)
-    assert text.count("SPLITS 3, 7 MISSING of 0..9: mean over 8") == 2
+    assert " ".join(text.split()).count("SPLITS 3, 7 MISSING of 0..9: mean over 8") == 2
     assert "\n3            MISSING" in text
     assert report.to_dict()["splits"]["missing"] == [3, 7]
 
@@ -237,12 +237,12 @@ def test_the_report_shows_everything_within_the_width():
         "std                                                10.00",
         "checkpoint           last",
         "external classifier  none",
-        "psftr is 1.00 times clip_baseline",
         "40.00 ± 10.00  3 of 3",
         "PSFTR (paper, Table 1)",
-        "not measured here",
     ):
         assert expected in text, expected
+    assert "psftr is 1.00 times clip_baseline" in " ".join(text.split())
+    assert "not measured here" in " ".join(text.split())
     assert "SYNTHETIC" not in text
     assert "PEER" not in text
 
@@ -351,7 +351,7 @@ def test_titles_say_what_numbers_are_worth(tmp_path: Path, monkeypatch: pytest.M
     ]
     for number, chart in enumerate(charts):
         save_chart(tmp_path / f"{number}.png", chart, size_in=(6, 4))
-    assert titles == [chart.title for chart in charts]
+    assert [" ".join(title.split()) for title in titles] == [chart.title for chart in charts]
     assert all(title.startswith("[SYNTHETIC] synthetic") for title in titles)
 
 
@@ -370,5 +370,7 @@ def test_numbers_made_by_different_rules_share_no_figure():
     with pytest.raises(PsftrError, match="nothing to draw"):
         splits_chart([])
     uncounted = aggregate([replace(evaluation(0), training=Training())])
-    with pytest.raises(PsftrError, match="psftr on thumos14: its predictions do not say how many videos"):
+    with pytest.raises(
+        PsftrError, match="psftr on thumos14: its predictions do not say how many videos it was trained"
+    ):
         data_scale_chart([uncounted])

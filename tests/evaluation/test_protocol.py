@@ -74,7 +74,7 @@ def test_presets_are_those_of_the_field():
     assert protocol_for("activitynet13").test_subset == "validation"
     assert protocol_for("synthetic").tious == CLEAN.tious
     assert protocol_for("thumos14", exclude=["v_abcdefghijk"]).excluded_videos == ("abcdefghijk",)
-    with pytest.raises(PsftrError, match="no evaluation protocol charades/clean; presets are thumos14/clean"):
+    with pytest.raises(PsftrError, match=r"no data set 'charades'; psftr knows .*thumos14"):
         protocol_for("charades")
     with pytest.raises(PsftrError, match="protocol 'lenient' is unknown"):
         replace(CLEAN, name="lenient")
@@ -143,6 +143,22 @@ def test_ids_meet_with_and_without_the_leading_v():
     both = Predictions({"v_abcdefghijk": (), "abcdefghijk": ()})
     with pytest.raises(PsftrError, match="list abcdefghijk with and without 'v_'; merge the two"):
         evaluate_predictions(both, annotations(**videos), SPLIT, protocol=CLEAN)
+
+
+def test_training_is_told_as_the_run_counted_it():
+    training = {"videos": 82, "classes": 1, "names": ["run"], "actions": 900, "windows": 1200,
+                "held_out_classes": ["CliffDiving"], "validation": "9 videos"}  # fmt: skip
+    evaluation = evaluate_predictions(
+        found(provenance=provenance(training=training)), annotations(), SPLIT, protocol=CLEAN
+    )
+    told = facts_of(evaluation)
+    assert told["training"] == "videos: 82, classes: 1, actions: 900, windows: 1200; validation: 9 videos"
+    assert told["classes"] == "2 unseen classes, 2 seen, of them 1 trained on (held out: CliffDiving)"
+    assert evaluation.mark == "[TRAINED ON 1 OF 2 SEEN CLASSES] "
+    assert evaluation.to_dict()["num_training_videos"] == 82
+    unknown = evaluate_predictions(found(), annotations(), SPLIT, protocol=CLEAN)
+    assert "training" not in facts_of(unknown)
+    assert (unknown.mark, unknown.to_dict()["num_training_videos"]) == ("", None)
 
 
 # ---- refusals
