@@ -49,6 +49,7 @@ def _training(setup: TrainingSetup) -> Training:
         train_classes=data.train_classes,
         text=text,
         facts=data.training_facts(),
+        summary=data.summary(),
         network_facts=to_dict(network_config(own.model, feature_dim=dataset.store.dim, text_dim=text.dim)),
         lines=(f"PSFTR {count:.1f} M parameters, dim {own.model.dim}",),
     )
