@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import difflib
+import hashlib
 import json
 import os
 import uuid
@@ -75,6 +76,12 @@ def read_lines(path: str | os.PathLike[str], what: str) -> list[str]:
     except UnicodeDecodeError:
         raise PsftrError(f"{path} is not a text file in UTF-8; it should hold {what}, one per line") from None
     return [line for line in lines if line and not line.startswith("#")]
+
+
+def sha256_of(path: str | os.PathLike[str]) -> str:
+    """Hexadecimal SHA-256 of a file's content."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def csv_rows(path: str | os.PathLike[str], columns: Sequence[str]) -> Iterator[tuple[str, dict[str, str]]]:

@@ -12,10 +12,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 from psftr import __version__
-from psftr.data.record import sha256_of
 from psftr.data.sources import RemoteFile
 from psftr.errors import PsftrError
-from psftr.files import replacing
+from psftr.files import replacing, sha256_of
 
 BASE_URL = "https://raw.githubusercontent.com"
 BASE_URL_VARIABLE = "PSFTR_BASE_URL"

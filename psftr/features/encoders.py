@@ -38,12 +38,17 @@ def make_encoder(settings: EncoderSettings) -> ClipEncoder:
     if precision == "auto":
         precision = "bf16" if device.type == "cuda" else "fp32"
     return ClipEncoder(
-        settings.model, settings.pretrained, device, precision, projection=settings.projection, seed=settings.seed
+        settings.model,
+        settings.pretrained,
+        device=device,
+        precision=precision,
+        projection=settings.projection,
+        seed=settings.seed,
     )
 
 
 def open_encoder(
-    identity: str, *, model: str | None = None, pretrained: str | None = None, device: str = "auto"
+    identity: str, *, model: str | None = None, pretrained: str | None = None, device: str
 ) -> ClipEncoder:
     """The encoder called `identity`; `model` and `pretrained` say where it is if it is not a published one.
 

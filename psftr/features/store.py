@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import json
 import math
 import os
 from collections import OrderedDict
@@ -19,6 +18,8 @@ from numpy.typing import NDArray
 
 from psftr import __version__
 from psftr.errors import PsftrError
+from psftr.features.settings import ExtractSettings
+from psftr.files import read_json
 from psftr.predictions import canonical_id
 from psftr.segments import Timeline
 
@@ -177,7 +178,7 @@ class FeatureWriter:
         encoder: str,
         dim: int,
         created_by: str | None = None,
-        dtype: str = "float16",
+        dtype: str = ExtractSettings.dtype,
         synthetic: bool = False,
         append: bool = False,
         buffer: io.BytesIO | None = None,
@@ -265,13 +266,7 @@ class ImportReport:
 
 def read_info(path: str | Path) -> dict[str, VideoInfo]:
     """Read `{id: {video_fps, frame_length, snippet_length, frame_duration}}`; ids stay as written."""
-    path = Path(path)
-    try:
-        document = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise PsftrError(f"{path}: no such info file") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise PsftrError(f"{path}: not valid JSON: {error}") from None
+    document = read_json(path, remedy="give the info JSON of the features")
     infos = {}
     for video_id, row in document.items() if isinstance(document, dict) else ():
         try:
@@ -295,7 +290,7 @@ def import_npy_folder(
     *,
     encoder: str,
     stride: int,
-    dtype: str = "float16",
+    dtype: str = ExtractSettings.dtype,
     synthetic: bool = False,
 ) -> ImportReport:
     """Import `<video id>.npy` arrays `[T, D]` with their info JSON into a new store file.

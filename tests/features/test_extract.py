@@ -258,7 +258,7 @@ def test_killed_at_random_moments_nothing_finished_is_lost_and_nothing_half_writ
     for out in (tmp_path / "store", tmp_path / "store.h5"):
         assert _run_child(context, videos, out, kill_after_s=None) == 0
         assert contents(out).keys() == expected.keys()
-    assert not list(tmp_path.rglob(".*.tmp"))
+    assert not list(tmp_path.rglob(".*.part"))
     print(f"{KILLS} runs, {killed} killed, {finished} stores completed in between")
 
 
