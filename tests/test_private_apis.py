@@ -15,11 +15,6 @@ import pytest
 REPOSITORY = Path(__file__).resolve().parents[1]
 # dotted name -> (file that uses it, why, what to do when it goes)
 PRIVATE = {
-    "hydra._internal.utils.get_args_parser": (
-        "psftr/cli/hydra_app.py",
-        "Hydra has no public parser of its own flags",
-        "find the overrides among the arguments in another way (setup.cfg keeps hydra-core below 1.4)",
-    ),
     "torch._C._len_torch_dispatch_stack": (
         "psftr/ops/temporal_deform_attn.py",
         "PyTorch has no public question for active dispatch modes",
