@@ -4,24 +4,26 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from psftr.cli.cascade_models import Result, locate_videos, mllm_result, reconstruction, stage_file
-from psftr.cli.evaluate import baseline_predictions, score, test_video_ids, text_facts
-from psftr.cli.objects import Config, choice_error, load_class_text, load_dataset, plain, text_encoder
 from psftr.errors import PsftrError
+from psftr.settings import CommonSettings, from_dict
 
 if TYPE_CHECKING:
-    from psftr.cli.objects import Dataset
+    from psftr.data.datasets import Dataset
+    from psftr.evaluation.protocol import Evaluation
     from psftr.features.text import TextEmbeddings
     from psftr.methods.cascade.clip_cascade import ClipCascade
     from psftr.methods.cascade.stages import StagePlan
     from psftr.predictions import Predictions
 
 CONFIG = "cascade"
+SETTINGS = CommonSettings
+Config = Mapping[str, Any]
 HELP = """
 usage: psftr cascade [dataset=NAME split.ratio=75 split.index=0] [backend=clip|qwen|llava|server|replay] [key=value …]
        psftr cascade videos=[FILE,…] labels=[NAME,…] [backend=…] [key=value …]
@@ -51,13 +53,47 @@ main keys:
 log = logging.getLogger("psftr")
 
 
-def run(cfg: Any) -> float | None:
-    config = plain(cfg)
+def common_settings(config: Config) -> CommonSettings:
+    names = [field.name for field in fields(CommonSettings)]
+    return from_dict(CommonSettings, {name: config[name] for name in names if name in config})
+
+
+def load_dataset(config: Config) -> Dataset:
+    from psftr.data.datasets import open_dataset
+
+    common = common_settings(config)
+    return open_dataset(common.dataset, common.split, data_root=common.data_root)
+
+
+def load_class_text(config: Config, dataset: Dataset, names: Sequence[str]) -> TextEmbeddings:
+    from psftr.features.class_text import class_text
+
+    return class_text(names, store=dataset.store, root=dataset.root, settings=common_settings(config).text)
+
+
+def score(predictions: Predictions, dataset: Dataset, protocol: str, *, exclude: Sequence[str]) -> Evaluation:
+    from psftr.engine.evaluate import score
+
+    return score(predictions, dataset, protocol, exclude=exclude)
+
+
+def baseline_predictions(config: Config, dataset: Dataset) -> Predictions:
+    from psftr.engine.localize import localize_split
+    from psftr.methods import find_method
+
+    method = find_method("clip_baseline")
+    return localize_split(
+        common_settings(config), method, method.settings(), dataset,
+        protocol=config["protocol"], device=config["device"],
+    )  # fmt: skip
+
+
+def run(config: Config) -> float | None:
     kind = config["backend"]["kind"]
     if kind not in ("clip", "transformers", "server", "replay"):
-        raise choice_error("backend.kind", kind, ("clip", "transformers", "server", "replay"))
+        raise PsftrError(f"backend.kind={kind} is unknown; choose clip, transformers, server or replay")
     if config["candidates"] not in ("unseen", "all"):
-        raise choice_error("candidates", config["candidates"], ("unseen", "all"))
+        raise PsftrError(f"candidates={config['candidates']} is unknown; choose unseen or all")
     if bool(config["videos"]) != bool(config["labels"]):
         raise PsftrError("videos=[FILE,…] and labels=[NAME,…] belong together; give both, or a dataset")
     if len(set(config["labels"])) != len(config["labels"]):
@@ -84,7 +120,7 @@ def run_on_dataset(config: Config) -> float | None:
     folder = Path("outputs") / dataset.name / f"cascade-{kind}-{split.ratio}"  # `psftr evaluate run=` takes it whole
     out = Path(config["out"] or folder / f"split{split.index}")
     names = dataset.annotations.classes if config["candidates"] == "all" or config["compat"] else split.unseen
-    ids = test_video_ids(config, dataset)
+    ids = dataset.test_videos(config["protocol"], exclude=config["dataset"]["exclude"])
     if kind == "clip":
         result = clip_result(config, dataset, names, ids, out)
     else:
@@ -144,7 +180,7 @@ def clip_result(config: Config, dataset: Dataset, names: Sequence[str], ids: Ite
     """CLIP features of a store, class names and a stage file."""
     store = dataset.store
     plans, sentences = stage_texts(config, store.encoder, store.synthetic, names, out)
-    cascade = clip_cascade(config, plans, load_class_text(config, store, tuple(names)), sentences)
+    cascade = clip_cascade(config, plans, load_class_text(config, dataset, tuple(names)), sentences)
     traces = [cascade.trace(store.read(video_id), names) for video_id in ids]
     return clip_traces(cascade, traces)
 
@@ -156,7 +192,7 @@ def write_class_text(config: Config) -> None:
     dataset, file = load_dataset(config), Path(config["write_text"])
     classes = dataset.annotations.classes
     plans, sentences = stage_texts(config, dataset.store.encoder, dataset.store.synthetic, classes, file.parent)
-    names = load_class_text(config, dataset.store, classes)
+    names = load_class_text(config, dataset, classes)
     names = replace(names, names=classes, embeddings=names.select(classes))
     class_text_with_stages(names, plans, sentences, name_weight=config["name_weight"]).save(file)
     log.info("class texts with stages: %s; use them with text.embeddings=%s", file, file)
@@ -178,7 +214,7 @@ def rescore_proposals(config: Config) -> float:
     )
     out.mkdir(parents=True, exist_ok=True)
     plans, sentences = stage_texts(config, store.encoder, store.synthetic, split.unseen, out)
-    cascade = clip_cascade(config, plans, load_class_text(config, store, split.unseen), sentences)
+    cascade = clip_cascade(config, plans, load_class_text(config, dataset, split.unseen), sentences)
     blend = config["rescore"]["blend"]
     detections = {}
     for video_id, found in given.detections.items():
@@ -210,7 +246,7 @@ def clip_traces(cascade: ClipCascade, traces: Sequence[Any], features: Mapping[s
         traces={trace.video_id: trace.to_dict() for trace in traces},
         config={"backend": "clip", **cascade.config.to_dict()},
         threshold=cascade.config.reconstruction.threshold,
-        text={**text_facts(cascade.names), "stages": cascade.sentences.prompt},
+        text={**cascade.names.provenance(), "stages": cascade.sentences.prompt},
         features=features,
     )
 
@@ -238,6 +274,8 @@ def stage_texts(
     elif synthetic:
         text = embed_synthetic(plans, names, encoder=encoder)
     else:
+        from psftr.features.class_text import text_encoder
+
         model = text_encoder(encoder, weights=config["text"]["weights"])
         text = TextEmbeddings(wanted, model.encode(wanted), model.identity, prompt="stages")
     if not config["stages_text"]:
@@ -336,6 +374,6 @@ def show_evaluations(evaluations: Sequence[Any], index: int, out: Path, *, figur
 
 
 def write_json(path: Path, value: Any) -> None:
-    from psftr.engine.runs import write_json as write
+    from psftr.files import write_json as write
 
     write(path, value)

@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from psftr.cli.objects import Config, choice_error
 from psftr.errors import PsftrError
+
+Config = Mapping[str, Any]
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -168,7 +169,7 @@ def build_session(backend: Mapping[str, Any], config: Config) -> Session:
 
         model = OpenAiServer(api_key=os.environ.get(rest.pop("api_key_env")), budget=budget, **rest)
     else:
-        raise choice_error("backend.kind", kind, ("transformers", "server", "replay"))
+        raise PsftrError(f"backend.kind={kind} is unknown; choose transformers, server or replay")
     return Session(model, AnswerCache(backend["cache"]))
 
 

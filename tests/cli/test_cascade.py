@@ -224,7 +224,7 @@ def test_a_thousand_faults_end_as_valid_results_or_counted_fallbacks(hostile, tm
     pytest.importorskip("diskcache", reason=NEED_EXTRA)
     pytest.importorskip("tenacity", reason=NEED_EXTRA)
     pytest.importorskip("av", reason="needs the extra psftr[video]")
-    from psftr.bench.extract import write_clip
+    from clips import write_clip
 
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
     rng = np.random.default_rng(0)

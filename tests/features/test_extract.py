@@ -152,10 +152,10 @@ def test_finding_videos(videos, tmp_path):
     assert [v.video_id for v in find_videos([f"@{tmp_path / 'list.txt'}"])] == ["beside", "clip_01"]
     assert [v.video_id for v in find_videos([tmp_path])] == ["beside"]
     assert len(find_videos([videos, videos / "clip_01.mp4", videos])) == 12
-    with pytest.raises(FileNotFoundError, match=r"video absent\.mp4 not found"):
+    with pytest.raises(PsftrError, match=r"video absent\.mp4 not found"):
         find_videos(["absent.mp4"])
     (tmp_path / "list.txt").write_text("gone.mp4")
-    with pytest.raises(FileNotFoundError, match=r"gone\.mp4 not found \(listed in .*list\.txt\)"):
+    with pytest.raises(PsftrError, match=r"gone\.mp4 not found \(listed in .*list\.txt\)"):
         find_videos([f"@{tmp_path / 'list.txt'}"])
     shutil.copy(videos / "clip_00.mp4", tmp_path / "clip_01.mkv")
     with pytest.raises(PsftrError, match=r"two files of one video id 'clip_01': .* and .*; rename one"):
@@ -258,7 +258,7 @@ def test_killed_at_random_moments_nothing_finished_is_lost_and_nothing_half_writ
     for out in (tmp_path / "store", tmp_path / "store.h5"):
         assert _run_child(context, videos, out, kill_after_s=None) == 0
         assert contents(out).keys() == expected.keys()
-    assert not list(tmp_path.rglob(".*.tmp"))
+    assert not list(tmp_path.rglob(".*.part"))
     print(f"{KILLS} runs, {killed} killed, {finished} stores completed in between")
 
 

@@ -12,7 +12,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from psftr.segments import centre_width_to_start_end, tiou_paired
+from psftr.segments import centre_width_to_start_end
+
+ALPHA, GAMMA = 0.25, 2.0  # of the focal loss, section 6 of the method's notes
 
 
 def class_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
@@ -25,14 +27,12 @@ def segment_l1(segments_cw: Tensor, goal_cw: Tensor) -> Tensor:
     return (segments_cw - goal_cw).abs().sum()
 
 
-def segment_overlap(
-    segments_cw: Tensor, goal_cw: Tensor, *, overlap: Callable[[Tensor, Tensor], Tensor] = tiou_paired
-) -> Tensor:
-    """1 - tIoU (or 1 - gIoU with `giou_paired`) of matched pairs [M, 2], summed (eq. 8)."""
+def segment_overlap(segments_cw: Tensor, goal_cw: Tensor, *, overlap: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+    """1 - overlap, `tiou_paired` or `giou_paired`, of matched pairs [M, 2], summed (eq. 8)."""
     return (1 - overlap(centre_width_to_start_end(segments_cw), centre_width_to_start_end(goal_cw))).sum()
 
 
-def sigmoid_focal(logits: Tensor, labels: Tensor, *, alpha: float = 0.25, gamma: float = 2.0) -> Tensor:
+def sigmoid_focal(logits: Tensor, labels: Tensor, *, alpha: float, gamma: float) -> Tensor:
     """Focal loss (Lin et al., 2017) per element: logits and labels in {0, 1} of one shape -> that shape (eq. 9).
 
     -alpha_t (1 - p_t)^gamma log p_t, with alpha_t = alpha for positives and 1 - alpha for the rest.
@@ -44,19 +44,20 @@ def sigmoid_focal(logits: Tensor, labels: Tensor, *, alpha: float = 0.25, gamma:
     return alpha_of_label * (1 - p_of_label) ** gamma * cross_entropy
 
 
-def saliency_bce(logits: Tensor, is_action: Tensor, is_padding: Tensor) -> Tensor:
-    """Binary cross-entropy per frame, averaged over the batch's valid frames (eq. 10): all [B, T]."""
+def saliency_bce(logits: Tensor, is_action: Tensor, is_left_out: Tensor) -> Tensor:
+    """Binary cross-entropy per frame, averaged over the batch's frames that are not left out (eq. 10): all [B, T].
+
+    is_left_out: True on padding, and where a frame is neither action nor background.
+    """
     loss = F.binary_cross_entropy_with_logits(logits, is_action, reduction="none")
-    return _mean_of_valid(loss, is_padding)
+    return _mean_of_kept(loss, is_left_out)
 
 
-def saliency_focal(
-    logits: Tensor, is_action: Tensor, is_padding: Tensor, *, alpha: float = 0.25, gamma: float = 2.0
-) -> Tensor:
+def saliency_focal(logits: Tensor, is_action: Tensor, is_left_out: Tensor) -> Tensor:
     """Focal form of `saliency_bce`, as the peers train it: all [B, T]."""
-    return _mean_of_valid(sigmoid_focal(logits, is_action, alpha=alpha, gamma=gamma), is_padding)
+    return _mean_of_kept(sigmoid_focal(logits, is_action, alpha=ALPHA, gamma=GAMMA), is_left_out)
 
 
-def _mean_of_valid(loss: Tensor, is_padding: Tensor) -> Tensor:
-    is_valid = ~is_padding
-    return torch.where(is_valid, loss, 0.0).sum() / is_valid.sum().clamp(min=1)
+def _mean_of_kept(loss: Tensor, is_left_out: Tensor) -> Tensor:
+    is_kept = ~is_left_out
+    return torch.where(is_kept, loss, 0.0).sum() / is_kept.sum().clamp(min=1)
