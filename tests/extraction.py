@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from parts import clip_encoder
+
 from psftr.features.clip import ClipEncoder
 from psftr.features.extract import ExtractReport, extract, find_videos
 from psftr.features.shards import ShardedStore
@@ -13,7 +15,7 @@ TINY_CLIP = Path(__file__).parent / "tiny_clip.json"
 
 def tiny_encoder(**how) -> ClipEncoder:
     """An untrained CLIP of 32-pixel images and 16 dimensions."""
-    return ClipEncoder(str(TINY_CLIP), "random", **how)
+    return clip_encoder(str(TINY_CLIP), "random", **how)
 
 
 def extract_tiny(videos: Path, out: Path, *, stride: int = 4, encoder=None, **how) -> ExtractReport:
