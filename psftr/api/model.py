@@ -17,11 +17,12 @@ from psftr.api.result import Result
 from psftr.checkpoints import Saved, load_saved
 from psftr.engine.localize import BASELINE, build_localizer, localize
 from psftr.errors import PsftrError
-from psftr.features.clip import DEFAULT_MODEL, DEFAULT_PRETRAINED, ClipEncoder
+from psftr.features.clip import ClipEncoder
 from psftr.features.encoders import open_encoder, pick_device
 from psftr.features.extract import ExtractReport, Progress, VideoFile, extract, find_videos
+from psftr.features.settings import EncoderSettings
 from psftr.features.store import FeatureStore
-from psftr.features.text import DEFAULT_PROMPT, TextEmbeddings, check_compatible, embed_names, load_text
+from psftr.features.text import TextEmbeddings, check_compatible, embed_names, load_text
 from psftr.predictions import (
     CHECKPOINT_LAST,
     CHECKPOINT_NONE,
@@ -32,6 +33,7 @@ from psftr.predictions import (
     Provenance,
     canonical_id,
 )
+from psftr.settings import TextSettings
 
 DEFAULT_STRIDE = 8  # frames, as `psftr extract`
 Paths = str | os.PathLike[str] | Iterable[str | os.PathLike[str]]
@@ -98,7 +100,7 @@ class Model:
 
     @property
     def prompt(self) -> str:
-        return str((self.facts.get("text") or {}).get("prompt") or DEFAULT_PROMPT)
+        return str((self.facts.get("text") or {}).get("prompt") or TextSettings.prompt)
 
     def predict(
         self,
@@ -173,9 +175,12 @@ class Model:
                 )
             else:
                 device = pick_device(self.device)
-                model, weights = self.encoder_model or DEFAULT_MODEL, self.encoder_pretrained or DEFAULT_PRETRAINED
+                model, weights = (
+                    self.encoder_model or EncoderSettings.model,
+                    self.encoder_pretrained or EncoderSettings.pretrained,
+                )
                 precision = "bf16" if device.type == "cuda" else "fp32"
-                self._encoder = ClipEncoder(model, weights, device, precision, seed=self.seed)
+                self._encoder = ClipEncoder(model, weights, device=device, precision=precision, seed=self.seed)
         return self._encoder
 
     def _extract(
