@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from parts import clip_encoder
-
 from psftr.features.clip import ClipEncoder
 from psftr.features.extract import ExtractReport, extract, find_videos
 from psftr.features.shards import ShardedStore
@@ -13,9 +11,14 @@ from psftr.features.shards import ShardedStore
 TINY_CLIP = Path(__file__).parent / "tiny_clip.json"
 
 
+def clip(model, pretrained="random", **how) -> ClipEncoder:
+    """An encoder on the CPU in full precision, untrained unless said otherwise."""
+    return ClipEncoder(str(model), pretrained, **{"device": "cpu", "precision": "fp32"} | how)
+
+
 def tiny_encoder(**how) -> ClipEncoder:
     """An untrained CLIP of 32-pixel images and 16 dimensions."""
-    return clip_encoder(str(TINY_CLIP), "random", **how)
+    return clip(TINY_CLIP, **how)
 
 
 def extract_tiny(videos: Path, out: Path, *, stride: int = 4, encoder=None, **how) -> ExtractReport:

@@ -7,7 +7,6 @@ import torch
 
 from psftr import segments
 from psftr.checkpoints import save_pretrained, training_facts
-from psftr.features.clip import ClipEncoder
 from psftr.methods.psftr import losses, matcher
 from psftr.methods.psftr.build import NetworkConfig, build_network, build_postprocessor
 from psftr.methods.psftr.criterion import Criterion
@@ -55,8 +54,3 @@ def save_tiny(folder: Path, encoder: str, *, feature_dim: int = 16, synthetic: b
         synthetic=synthetic,
     )
     return save_pretrained(folder, build_network(config), told)
-
-
-def clip_encoder(model, weights=None, *, pretrained=None, device="cpu", precision="fp32", **how):
-    """An encoder on the CPU in full precision."""
-    return ClipEncoder(model, weights or pretrained, device=device, precision=precision, **how)

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import torch
-from parts import clip_encoder
+from extraction import clip
 
 from psftr.checkpoints import save_pretrained, training_facts
 from psftr.methods.psftr.build import build_network, network_config
@@ -17,7 +17,7 @@ ENCODER = ["--model", TINY_CLIP, "--pretrained", "random", "--device", "cpu"]
 def tiny_identity() -> str:
     """Of the encoder that `ENCODER` names."""
 
-    return clip_encoder(TINY_CLIP, "random").identity
+    return clip(TINY_CLIP, "random").identity
 
 
 def save_tiny(

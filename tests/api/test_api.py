@@ -8,7 +8,7 @@ import huggingface_hub
 import numpy as np
 import pytest
 import torch
-from parts import clip_encoder
+from extraction import clip
 from tiny_model import save_tiny
 
 import psftr
@@ -143,7 +143,7 @@ def test_baseline_needs_no_checkpoint(videos, tiny_clip):
 
 
 def test_class_texts_made_elsewhere(model, videos, tiny_clip, tmp_path):
-    text = embed_names(LABELS, encoder=clip_encoder(**tiny_clip))
+    text = embed_names(LABELS, encoder=clip(**tiny_clip), template="prompt3")
     text.save(tmp_path / "text.h5")
     with_file = model.predict(videos / "clip_a.mp4", labels=LABELS, text=tmp_path / "text.h5")
     assert [d.score for d in with_file] == pytest.approx(
