@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from psftr.engine.evaluate import Job
     from psftr.engine.runs import RunFolder
     from psftr.evaluation.aggregate import TenSplitReport
+    from psftr.evaluation.protocol import Evaluation
+    from psftr.predictions import Predictions
 
 CONFIG = "evaluate"
 SETTINGS = EvaluateSettings
@@ -112,24 +114,31 @@ def report_of(
     """Score the splits of one setting, with the baseline if asked; print, write and draw them."""
     from psftr.evaluation.aggregate import aggregate
 
-    files, evaluations, baselines = {}, [], []
+    files, own, baselines = {}, {}, {}
     for job in jobs:
-        files[f"{job.name}, split {job.dataset.split.index}"] = job.predictions
-        evaluations.append(job.evaluate())
+        name = f"{job.name}, split {job.dataset.split.index}"
+        files[name], own[name] = job.predictions, job.evaluate()
         if settings.baseline:
-            found = job.baseline(settings.device)
-            files[f"clip_baseline, split {job.dataset.split.index}"] = found
-            baselines.append(job.evaluate(found))
-    report = aggregate(evaluations, expected=expected)
+            name = f"clip_baseline, split {job.dataset.split.index}"
+            files[name] = found = job.baseline(settings.device)
+            baselines[name] = job.evaluate(found)
+    report = aggregate(list(own.values()), expected=expected)
     if label:
         log.info("=== %s", label)
-    show(report, aggregate(baselines, expected=expected) if baselines else None, out, figures=settings.figures)
+    baseline = aggregate(list(baselines.values()), expected=expected) if baselines else None
+    show(report, baseline, out, figures=settings.figures)
     if settings.figures:
-        show_page(out, files, jobs, report)
+        show_page(out, files, {**own, **baselines}, jobs, report)
     return report
 
 
-def show_page(out: Path, files: Mapping[str, Any], jobs: Sequence[Job], report: TenSplitReport) -> None:
+def show_page(
+    out: Path,
+    files: Mapping[str, Predictions],
+    evaluations: Mapping[str, Evaluation],
+    jobs: Sequence[Job],
+    report: TenSplitReport,
+) -> None:
     """The HTML page over all predictions of a setting with their stage traces, and one test video's timeline."""
     from psftr.evaluation.report_page import write_report_page
     from psftr.evaluation.stage_trace import find_stage_trace, read_stage_trace
@@ -143,7 +152,7 @@ def show_page(out: Path, files: Mapping[str, Any], jobs: Sequence[Job], report: 
         out / "report.html",
         files,
         annotations=last.dataset.annotations,
-        protocol=report.protocol,
+        evaluations=evaluations,
         expected_splits=report.expected,
         stages={name: read_stage_trace(trace) for name, trace in traces.items() if trace},
         title=f"{last.name} on {last.dataset.name}",

@@ -1,8 +1,8 @@
 """What goes wrong, in the manner of DETAD: false-positive profile, sensitivity, misses, and confusion of classes.
 
 Definitions follow Alwassel, Caba Heilbron, Escorcia and Ghanem, "Diagnosing Error in Temporal Action Detectors"
-(ECCV 2018). A detection that counts at tIoU threshold a is, by the ground-truth instance of its video (any class to be
-found) with which it overlaps most:
+(ECCV 2018). A detection that counts at tIoU threshold a is, by the ground-truth instance of its video (of any scored
+class) with which it overlaps most:
 
     true positive      it takes an instance of its class (see `match_detections`)
     double detection   tIoU >= a, right label, but the instance is taken by a better-scored detection
@@ -11,8 +11,8 @@ found) with which it overlaps most:
     confusion          0.1 <= tIoU < a, wrong label
     background         tIoU < 0.1
 
-Where two instances overlap equally, the one with the detection's own label decides. Actions of classes that are not to
-be found (the seen ones) are background here, as they are for AP.
+Where two instances overlap equally, the one with the detection's own label decides. Actions of seen
+classes are background here, as they are for AP.
 """
 
 from __future__ import annotations
