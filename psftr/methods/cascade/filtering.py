@@ -47,7 +47,7 @@ _COMPAT_PROMPT = """These are frames of one video, in order of time. Which of th
 {names}
 
 Answer with the names only."""
-FAILED_CONFIDENCE = 0.5
+PROMPTS = (_PROMPT, _COMPAT_PROMPT)
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,6 @@ class Filtered:
 
     confidence: Mapping[str, float]
     unknown: tuple[str, ...] = ()
-    failed: bool = False
 
 
 def filter_by_answer(
@@ -67,22 +66,20 @@ def filter_by_answer(
     min_confidence: float = 0.0,
     nearest: Nearest | None = None,
 ) -> Filtered:
-    """Ask the model. Without a usable answer every candidate stays, at FAILED_CONFIDENCE, counted by the session.
+    """Ask the model. Without a usable answer nothing is known: raises MllmError.
 
     nearest: names that are no candidate's -> the candidate meant, or None to drop them.
     """
     prompt = _PROMPT.format(names="\n".join(f"- {spell_out(name)}" for name in names))
-    answer = session.ask(frames, prompt, kind="filter", parse=parse_actions, schema=SCHEMA)
-    if answer is None:
-        return Filtered(dict.fromkeys(names, FAILED_CONFIDENCE), failed=True)
-    return resolve(answer, names, min_confidence=min_confidence, nearest=nearest)
+    answer = session.ask(frames, prompt, kind="filter", parse=parse_actions, schema=SCHEMA, has_fallback=False)
+    return resolve(answer or [], names, min_confidence=min_confidence, nearest=nearest)
 
 
 def filter_compat(session: Session, frames: Frames, names: Sequence[str]) -> Filtered:
     """As observed in the released code: free text, unparsed; an answer of several classes is one strange action."""
     prompt = _COMPAT_PROMPT.format(names=", ".join(names))
-    answer = session.ask(frames, prompt, kind="filter", parse=str.strip)
-    return Filtered({answer: 1.0} if answer else {}, failed=answer is None)
+    answer = session.ask(frames, prompt, kind="filter", parse=str.strip, has_fallback=False)
+    return Filtered({answer: 1.0} if answer else {})
 
 
 def parse_actions(text: str) -> list[tuple[str, float]]:
