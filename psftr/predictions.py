@@ -10,12 +10,10 @@ Video ids are kept exactly as written; where predictions meet annotations, ids a
 
 from __future__ import annotations
 
-import csv
 import json
 import math
 import os
 import subprocess
-import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from functools import cache
@@ -27,6 +25,7 @@ import numpy as np
 
 from psftr import __version__
 from psftr.errors import PsftrError
+from psftr.files import csv_number, csv_rows, read_json, replacing
 
 if TYPE_CHECKING:
     from psftr.segments import Timeline
@@ -80,6 +79,8 @@ class Provenance:
 
     split: dataset, source, ratio, index, seen, unseen; None where no classes were trained on or chosen.
     features: encoder, dim, identity, synthetic.
+    training: what the run was trained on, told by the run itself: videos, classes, names, actions, windows,
+    held_out_classes (names kept out of training) and validation (a sentence). None: not trained, or unknown.
     """
 
     method: str
@@ -88,6 +89,7 @@ class Provenance:
     split: Mapping[str, Any] | None = None
     features: Mapping[str, Any] = field(default_factory=dict)
     text: Mapping[str, Any] | None = None
+    training: Mapping[str, Any] | None = None
     code_version: str = field(default_factory=code_version)
 
     def __post_init__(self) -> None:
@@ -109,7 +111,7 @@ class Provenance:
                 f"provenance has unknown keys {', '.join(unknown)}; this psftr ({__version__}) knows "
                 f"{', '.join(known)}: read the file with the psftr that wrote it"
             )
-        absent = [name for name in known if name not in values]
+        absent = [name for name in known if name not in values and name != "training"]  # older files lack it
         if absent:
             raise PsftrError(f"provenance lacks {', '.join(absent)}; write it with psftr {__version__}")
         return cls(**values)
@@ -148,9 +150,13 @@ class FrameFeatures(Protocol):
 
 
 class Localizer(Protocol):
-    """Anything that finds actions, named in plain words, in the features of one whole video."""
+    """Anything that finds actions, named in plain words, in the features of whole videos."""
 
-    def localize(self, features: FrameFeatures, class_names: Sequence[str]) -> list[Detection]: ...
+    def localize(
+        self, videos: Iterable[FrameFeatures], class_names: Sequence[str]
+    ) -> Iterator[tuple[str, tuple[Detection, ...]]]:
+        """(video id, its detections, best first) of each video, in the order of `videos`, which may be endless."""
+        ...
 
 
 def write_predictions(path: str | os.PathLike[str], predictions: Predictions) -> Path:
@@ -178,57 +184,16 @@ def write_predictions(path: str | os.PathLike[str], predictions: Predictions) ->
             encoder = predictions.provenance.features.get("encoder", "not stated")
             details = f"features: {encoder}; no external classifier"
             content["external_data"] = {"used": True, "details": details}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(json.dumps(content, allow_nan=False, default=_plain))  # `dump` would skip the fast encoder
-        os.chmod(temporary, 0o644)  # mkstemp's 0600 would keep a shared folder's other users out
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+    with replacing(path) as temporary:
+        # json.dump would skip the fast encoder
+        temporary.write_text(json.dumps(content, allow_nan=False, default=_plain), encoding="utf-8")
     return path
 
 
 def read_predictions(path: str | os.PathLike[str]) -> Predictions:
     """Read JSON (ours or any ActivityNet results file) or a .csv. Raises PsftrError naming file and row."""
     path = Path(path)
-    if not path.is_file():
-        raise PsftrError(f"{path}: no such predictions file; give the .json or .csv of psftr or another tool")
     return _read_csv(path) if path.suffix.lower() == ".csv" else _read_json(path)
-
-
-def _csv_rows(path: Path, columns: Sequence[str]) -> Iterator[tuple[str, dict[str, str]]]:
-    """("FILE row N", cells of `columns`) of each line below a header that names at least `columns`.
-
-    The header is row 1, as in a spreadsheet.
-    """
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        reader = csv.reader(file, skipinitialspace=True)
-        header = [name.strip() for name in next(reader, [])]
-        absent = [name for name in columns if name not in header]
-        if absent:
-            raise PsftrError(
-                f"{path}: the header names {', '.join(header) or 'nothing'} but not {', '.join(absent)}; "
-                f"the first line must name {','.join(columns)}"
-            )
-        places = {name: header.index(name) for name in columns}
-        for cells in reader:
-            if not cells:
-                continue
-            where = f"{path} row {reader.line_num}"
-            if len(cells) != len(header):
-                raise PsftrError(f"{where}: {len(cells)} cells where the header has {len(header)}")
-            yield where, {name: cells[place].strip() for name, place in places.items()}
-
-
-def _csv_seconds(where: str, row: Mapping[str, str], column: str) -> float:
-    """The number in `column`; raises PsftrError naming row and column."""
-    try:
-        return float(row[column])
-    except ValueError:
-        raise PsftrError(f"{where}: {column} is {row[column]!r}, not a number") from None
 
 
 def group_by_video(detections: Iterable[Detection]) -> dict[str, tuple[Detection, ...]]:
@@ -241,8 +206,8 @@ def group_by_video(detections: Iterable[Detection]) -> dict[str, tuple[Detection
 
 def _read_csv(path: Path) -> Predictions:
     detections = []
-    for where, row in _csv_rows(path, ("video-id", "t-start", "t-end", "label", "score")):
-        start_s, end_s, score = (_csv_seconds(where, row, name) for name in ("t-start", "t-end", "score"))
+    for where, row in csv_rows(path, ("video-id", "t-start", "t-end", "label", "score")):
+        start_s, end_s, score = (csv_number(where, row, name) for name in ("t-start", "t-end", "score"))
         detections.append(Detection(row["video-id"], row["label"], start_s, end_s, score))
         if complaint := _complaint(detections[-1]):
             raise PsftrError(f"{where}: {complaint}")
@@ -250,12 +215,7 @@ def _read_csv(path: Path) -> Predictions:
 
 
 def _read_json(path: Path) -> Predictions:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=_object_without_duplicates)
-    except PsftrError as error:
-        raise PsftrError(f"{path}: {error}") from None
-    except ValueError as error:
-        raise PsftrError(f"{path}: not JSON ({error}); give an ActivityNet results JSON or a .csv") from None
+    content = read_json(path, remedy="give an ActivityNet results JSON or a .csv")
     if not isinstance(content, dict) or not isinstance(content.get("results"), dict):
         raise PsftrError(
             f'{path}: no "results" object; an ActivityNet results JSON is '
@@ -305,15 +265,6 @@ def _complaint(detection: Detection) -> str | None:
     if not detection.label or not detection.video_id:
         return f"{'label' if detection.video_id else 'video id'} is empty"
     return None
-
-
-def _object_without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    values = dict(pairs)
-    if len(values) != len(pairs):
-        keys = [key for key, _ in pairs]
-        twice = next(key for key in keys if keys.count(key) > 1)
-        raise PsftrError(f"{twice!r} is listed twice in one object; merge the two entries")
-    return values
 
 
 def _plain(value: Any) -> Any:

@@ -44,6 +44,16 @@ def test_what_is_written_is_read_back(tmp_path: Path):
     assert sorted(content["psftr"]) == sorted(provenance().to_dict())
 
 
+def test_facts_of_the_training_travel_and_older_files_lack_them(tmp_path: Path):
+    training = {"videos": 9, "classes": 2, "names": ["a", "b"], "actions": 31, "windows": 40, "held_out_classes": []}
+    path = write_predictions(tmp_path / "p.json", Predictions({"v": ()}, provenance(training=training)))
+    assert read_predictions(path).provenance.training == training
+    content = json.loads(path.read_text())
+    del content["psftr"]["training"]
+    path.write_text(json.dumps(content))
+    assert read_predictions(path).provenance.training is None
+
+
 def test_best_score_is_written_first(tmp_path: Path):
     detections = {"v": (Detection("v", "a", 0, 1, 0.1), Detection("v", "a", 1, 2, 0.9))}
     again = read_predictions(write_predictions(tmp_path / "p.json", Predictions(detections)))
@@ -108,7 +118,7 @@ def test_a_bad_csv_is_one_line_naming_file_and_row(tmp_path: Path, text: str, me
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("{", "not JSON"),
+        ("{", "not valid JSON"),
         ("[]", 'no "results" object'),
         ('{"results": []}', 'no "results" object'),
         ('{"results": {"v": 3}}', "v holds int, not a list"),
@@ -118,7 +128,7 @@ def test_a_bad_csv_is_one_line_naming_file_and_row(tmp_path: Path, text: str, me
             '{"results": {"v": [{"segment": [0, 1], "label": "a", "score": NaN}]}}',
             "detection 1: .* not finite",
         ),
-        ('{"results": {"v": [], "v": []}}', "'v' is listed twice"),
+        ('{"results": {"v": [], "v": []}}', "'v' appears twice"),
         ('{"version": "psftr-predictions-2", "results": {}}', "this psftr reads psftr-predictions-1"),
         ('{"results": {}, "psftr": {"method": "x"}}', "provenance lacks checkpoint_rule, config"),
         ('{"results": {}, "psftr": {"colour": 1}}', "provenance has unknown keys colour"),
@@ -134,7 +144,7 @@ def test_a_bad_json_is_one_line_naming_the_file(tmp_path: Path, text: str, messa
 
 
 def test_an_absent_file_is_named(tmp_path: Path):
-    with pytest.raises(PsftrError, match="no such predictions file"):
+    with pytest.raises(PsftrError, match="no such file"):
         read_predictions(tmp_path / "none.json")
 
 

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
-from psftr.data.batches import Collate, Sample
-from psftr.data.windows import window_rows
 from psftr.features.store import VideoFeatures
-from psftr.methods.psftr.localizer import PsftrLocalizer
 
 LOGIT_SCALE = 100.0  # CLIP's
 SMOOTH_S = 1.0
@@ -55,21 +52,11 @@ def score_curves(
     return ScoreCurves(seconds, {label: values[:, k] * weight for k, label in enumerate(labels)}, title)
 
 
-@torch.inference_mode()
-def saliency(localizer: PsftrLocalizer, features: VideoFeatures, labels: Sequence[str]) -> NDArray[np.float64]:
-    """[T]: how much each row looks like part of some action, by the network's saliency head; windows are averaged."""
-    text = localizer.text.select(labels).to(localizer.device)
-    centres = np.arange(len(features.features)) + 0.5
-    total, count = np.zeros(len(centres)), np.zeros(len(centres))
-    for window in localizer.policy.windows(features.video_id, features.timeline, training=False):
-        batch = Collate(())([(Sample(window), window_rows(features.features, window))]).to(localizer.device)
-        outputs = localizer.network(batch.features, batch.is_padding, text)
-        values = outputs.saliency_logits[0, : window.num_valid].float().sigmoid().cpu().numpy()
-        at = window.offset + (np.arange(window.num_valid) + 0.5) * (window.span / window.num_valid)
-        inside = (centres >= window.offset) & (centres <= window.offset + window.span)
-        total[inside] += np.interp(centres[inside], at, values)
-        count[inside] += 1
-    return total / np.maximum(count, 1)
+@runtime_checkable
+class HasSaliency(Protocol):
+    """A localizer that says how much each feature row looks like part of some action: [T] in [0, 1]."""
+
+    def saliency(self, features: VideoFeatures, labels: Sequence[str]) -> NDArray[np.float64]: ...
 
 
 def _unit(rows: NDArray[np.floating]) -> NDArray[np.floating]:

@@ -7,26 +7,34 @@ import os
 import re
 import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from psftr.api.checkpoints import decoder, load_network, trained_stride, window_policy
-from psftr.api.curves import ScoreCurves, saliency, score_curves
+from psftr.api.curves import HasSaliency, ScoreCurves, score_curves
 from psftr.api.result import Result
+from psftr.checkpoints import Saved, load_saved
+from psftr.engine.configuration import read_config
+from psftr.engine.localize import localize
 from psftr.errors import PsftrError
 from psftr.features.clip import DEFAULT_MODEL, DEFAULT_PRETRAINED, ClipEncoder
 from psftr.features.encoders import open_encoder, pick_device
 from psftr.features.extract import ExtractReport, Progress, VideoFile, extract, find_videos
 from psftr.features.store import FeatureStore
 from psftr.features.text import DEFAULT_PROMPT, TextEmbeddings, check_compatible, embed_names, load_text
-from psftr.methods.clip_baseline import ClipBaseline
-from psftr.methods.psftr.localizer import PsftrLocalizer
-from psftr.predictions import CHECKPOINT_LAST, CHECKPOINT_NONE, CHECKPOINT_RULES, Detection, Predictions, Provenance
-
-if TYPE_CHECKING:
-    from psftr.methods.psftr.network import PSFTR
+from psftr.methods import LocalizerSetup, Method, find_method
+from psftr.predictions import (
+    CHECKPOINT_LAST,
+    CHECKPOINT_NONE,
+    CHECKPOINT_RULES,
+    Detection,
+    Localizer,
+    Predictions,
+    Provenance,
+    canonical_id,
+)
+from psftr.settings import TrainSettings
 
 DEFAULT_STRIDE = 8  # frames, as `psftr extract`
 Paths = str | os.PathLike[str] | Iterable[str | os.PathLike[str]]
@@ -44,14 +52,8 @@ def load(
 
     model, pretrained: where its CLIP encoder is, if that is not a published one. Raises PsftrError.
     """
-    network, facts, found = load_network(path, revision=revision)
     return Model(
-        network=network.to(pick_device(device)),
-        facts=facts,
-        origin=str(found),
-        device=device,
-        encoder_model=model,
-        encoder_pretrained=pretrained,
+        saved=load_saved(path, revision=revision), device=device, encoder_model=model, encoder_pretrained=pretrained
     )
 
 
@@ -64,9 +66,7 @@ def baseline(model: str | None = None, pretrained: str | None = None, *, device:
 class Model:
     """A trained network, or without one the training-free CLIP baseline; `predict` runs it."""
 
-    network: PSFTR | None = None
-    facts: Mapping[str, Any] = field(default_factory=dict)
-    origin: str = ""
+    saved: Saved | None = None
     device: str = "auto"
     encoder_model: str | None = None
     encoder_pretrained: str | None = None
@@ -77,17 +77,30 @@ class Model:
         return f"<{self.name}{f' of {self.origin}' if self.origin else ''}, encoder {self.encoder or 'any'}>"
 
     @property
+    def facts(self) -> Mapping[str, Any]:
+        """What the training said about itself; empty without one."""
+        return self.saved.facts if self.saved else {}
+
+    @property
+    def origin(self) -> str:
+        return self.saved.where if self.saved else ""
+
+    @property
+    def method(self) -> Method:
+        return find_method(str(self.facts.get("method", "clip_baseline")))
+
+    @property
     def name(self) -> str:
-        return "clip-baseline" if self.network is None else "psftr"
+        return self.method.name
 
     @property
     def encoder(self) -> str | None:
         """Identity of the encoder whose features it takes; None where any will do."""
-        return None if self.network is None else str(self.facts.get("encoder"))
+        return None if self.saved is None else str(self.facts.get("encoder"))
 
     @property
     def seen_classes(self) -> tuple[str, ...]:
-        return tuple(self.facts.get("seen_classes") or ())
+        return tuple(self.facts.get("train_classes") or ())
 
     @property
     def prompt(self) -> str:
@@ -137,7 +150,7 @@ class Model:
             files = {v.video_id: v.path for v in found if v.video_id in store}
             ids = list(files)
         embeddings = self._embed(names, text, store, prompt)
-        localizer = self._localizer(embeddings, store)
+        localizer = self._localizer(embeddings)
         detections, failed, is_complete = _localize(
             localizer, store, ids, names,
             partial(_kept, threshold=threshold, most=max_per_video), on_video, returns_on_interrupt,
@@ -177,7 +190,7 @@ class Model:
         from psftr.features.shards import ShardedStore
 
         encoder = self._open_encoder(self.encoder)
-        stride = stride or trained_stride(self.facts, DEFAULT_STRIDE)
+        stride = stride or self._trained_stride() or DEFAULT_STRIDE
         # A folder for each encoder and stride: nothing extracted before is in the way, nor lost.
         folder = folder / f"{re.sub(r'[^A-Za-z0-9.-]+', '-', encoder.identity)}-stride{stride}"
         _forget_changed_files(folder, videos)
@@ -186,6 +199,11 @@ class Model:
         if not any(video.video_id in shards for video in videos):
             raise PsftrError("; ".join(reason for _, reason in report.failed[:3]))
         return FeatureStore(folder), report
+
+    def _trained_stride(self) -> int | None:
+        """Frames per feature row of the store it was trained on."""
+        stated = re.search(r"\bstride=(\d+)(?!\S)", str((self.facts.get("features") or {}).get("identity", "")))
+        return int(stated[1]) if stated else None
 
     def _refuse_other_features(self, store: FeatureStore) -> None:
         if self.encoder is not None and store.encoder != self.encoder:
@@ -215,15 +233,18 @@ class Model:
         embeddings.select(names)
         return embeddings
 
-    def _localizer(self, text: TextEmbeddings, store: FeatureStore) -> PsftrLocalizer | ClipBaseline:
-        if self.network is None:
-            return ClipBaseline(text=text)
-        return PsftrLocalizer(
-            network=self.network,
-            text=text,
-            decoder=decoder(self.facts),
-            policy=window_policy(self.facts),
-            device=pick_device(self.device),
+    def _localizer(self, text: TextEmbeddings) -> Localizer:
+        method = self.method
+        _, _, own = read_config(TrainSettings, {**self.facts.get("config", {}), "method": method.name})
+        return method.localizer(
+            LocalizerSetup(
+                own=own,
+                text=text,
+                saved=self.saved,
+                protocol="clean",  # one trained under the peers' protocol is merged by our rules here
+                batch_size=TrainSettings().data.batch_size,
+                device=pick_device(self.device),
+            )
         )
 
     def _provenance(
@@ -237,14 +258,14 @@ class Model:
         split = self.facts.get("split") or {}
         rule = self.facts.get("checkpoint_rule", CHECKPOINT_LAST)
         config: dict[str, Any] = {"labels": list(names), "threshold": threshold, "max_per_video": max_per_video}
-        if self.network is not None:
+        if self.saved is not None:
             trained = self.facts.get("config") or {}
             config |= {"checkpoint": self.origin, "seen_classes": list(self.seen_classes)}
-            config |= {key: trained[key] for key in ("window", "decode") if key in trained}
+            config |= {key: trained[key] for key in ("window", "postprocess") if key in trained}
         return Provenance(
             method=self.name,
             checkpoint_rule=(
-                CHECKPOINT_NONE if self.network is None else rule if rule in CHECKPOINT_RULES else CHECKPOINT_LAST
+                CHECKPOINT_NONE if self.saved is None else rule if rule in CHECKPOINT_RULES else CHECKPOINT_LAST
             ),
             config=config,
             # Only the very classes of its split are a test of a trained network; free words are no split at all.
@@ -306,7 +327,7 @@ def _forget_changed_files(folder: Path, videos: Sequence[VideoFile]) -> None:
 
 
 def _localize(
-    localizer: PsftrLocalizer | ClipBaseline,
+    localizer: Localizer,
     store: FeatureStore,
     ids: Sequence[str],
     names: tuple[str, ...],
@@ -316,17 +337,18 @@ def _localize(
 ) -> tuple[dict[str, tuple[Detection, ...]], list[tuple[str, str]], bool]:
     """(detections by video, (video, reason) of those that failed, whether all were looked at)."""
     detections: dict[str, tuple[Detection, ...]] = {}
-    failed = []
+    failed: list[tuple[str, str]] = []
+
+    def note(video_id: str, error: PsftrError) -> None:
+        failed.append((video_id, str(error)))
+        on_video(len(detections) + len(failed), len(ids))
+
+    spelled = {canonical_id(video_id): video_id for video_id in ids}  # the id as the user knows it
     try:
-        for number, video_id in enumerate(ids, 1):
-            try:
-                found = localizer.localize(store.read(video_id), names)
-            except PsftrError as error:
-                failed.append((video_id, str(error)))
-            else:
-                # The id as the user knows it, not its canonical form.
-                detections[video_id] = kept([Detection(video_id, d.label, d.start_s, d.end_s, d.score) for d in found])
-            on_video(number, len(ids))
+        for found_id, found in localize(localizer, store, ids, names, on_failure=note):
+            video_id = spelled.get(canonical_id(found_id), found_id)
+            detections[video_id] = kept([replace(d, video_id=video_id) for d in found])
+            on_video(len(detections) + len(failed), len(ids))
     except KeyboardInterrupt:
         if not returns_on_interrupt:
             raise
@@ -341,7 +363,7 @@ def _kept(detections: Sequence[Detection], *, threshold: float | None, most: int
 
 def _curves(
     store: FeatureStore,
-    localizer: PsftrLocalizer | ClipBaseline,
+    localizer: Localizer,
     text: TextEmbeddings,
     names: tuple[str, ...],
     keep: Any,
@@ -349,5 +371,5 @@ def _curves(
 ) -> ScoreCurves:
     """`keep` holds a temporary store alive for as long as this function is referred to."""
     features = store.read(video_id)
-    salient = saliency(localizer, features, names) if isinstance(localizer, PsftrLocalizer) else None
+    salient = localizer.saliency(features, names) if isinstance(localizer, HasSaliency) else None
     return score_curves(features, names, text.select(names).numpy(), saliency=salient)

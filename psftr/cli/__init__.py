@@ -9,6 +9,7 @@ import sys
 from collections.abc import Sequence
 
 from psftr import __version__
+from psftr.cli.errors import EXIT_BAD_INPUT, one_line
 from psftr.errors import PsftrError
 
 # verb: (kind, one line). Hydra verbs take key=value overrides, flag verbs plain flags.
@@ -22,7 +23,6 @@ VERBS: dict[str, tuple[str, str]] = {
     "report": ("flags", "one self-contained HTML page for predictions files"),
     "bench": ("flags", "ratios of our code to named baselines, measured in one run"),
 }
-EXIT_BAD_INPUT = 2
 
 
 def usage() -> str:
@@ -87,11 +87,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print(f"psftr {verb}: interrupted", file=sys.stderr)
         return 130
-
-
-def one_line(error: BaseException) -> str:
-    """The message of an error on one line (`OSError` prints its number and file as Python does)."""
-    return " ".join(str(error).split()) or type(error).__name__
 
 
 if __name__ == "__main__":

@@ -1,20 +1,27 @@
 """Hydra at the door: composes the configuration, names mistyped keys before any work, keeps errors to one line.
 
-A Hydra verb is a module with `CONFIG` (its file in conf/), `HELP` and `run(cfg)`; nothing below this package sees
-a DictConfig.
+A Hydra verb is a module with CONFIG (its file in conf/), SETTINGS (its class), HELP, `run(config)`, which takes
+plain values, and, where the verb knows more, `check(config)`, which refuses values before any folder is made. Nothing
+below this package sees a DictConfig.
 """
 
 from __future__ import annotations
 
-import difflib
+import dataclasses
+import importlib
 import os
 import sys
-from collections.abc import Iterator, Sequence
+import typing
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from psftr.cli.errors import EXIT_BAD_INPUT, one_line
 from psftr.errors import PsftrError
+from psftr.files import nearest
+from psftr.methods import find_method, method_names
+from psftr.settings import describe
 
 
 def conf_dir() -> Path:
@@ -29,9 +36,7 @@ def conf_dir() -> Path:
 def run_hydra_verb(verb: str, module: ModuleType, arguments: Sequence[str]) -> int:
     """Run a Hydra verb on `key=value` overrides and Hydra's own flags (`-m`, `--cfg job`, `--info`, …)."""
     if "-h" in arguments or "--help" in arguments:
-        print(module.HELP.strip())
-        print("\nHydra flags: -m sweeps over comma-separated values, --cfg job prints the configuration and stops,")
-        print("--hydra-help explains Hydra's own options.")
+        print(help_text(module, arguments))
         return 0
     arguments = module.rewrite_arguments(list(arguments)) if hasattr(module, "rewrite_arguments") else list(arguments)
 
@@ -40,17 +45,69 @@ def run_hydra_verb(verb: str, module: ModuleType, arguments: Sequence[str]) -> i
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
 
-    check_overrides(module.CONFIG, get_args_parser().parse_args(arguments).overrides)
-    # Hydra otherwise prints a trimmed traceback and exits by itself: one line on bad input is ours to print.
-    os.environ["HYDRA_FULL_ERROR"] = "1"
-    before, sys.argv = sys.argv, [f"psftr {verb}", *arguments]
+    register_settings(module)
     try:
-        hydra.main(config_path=str(conf_dir()), config_name=module.CONFIG, version_base="1.3")(Task(verb, module))()
-    except (HydraException, OmegaConfBaseException) as error:
+        check_overrides(module, get_args_parser().parse_args(arguments).overrides)
+        # Hydra otherwise prints a trimmed traceback and exits by itself: one line on bad input is ours to print.
+        os.environ["HYDRA_FULL_ERROR"] = "1"
+        before, sys.argv = sys.argv, [f"psftr {verb}", *arguments]
+        try:
+            hydra.main(config_path=str(conf_dir()), config_name=module.CONFIG, version_base="1.3")(Task(verb, module))()
+        finally:
+            sys.argv = before
+    except OmegaConfBaseException as error:
+        key = getattr(error, "full_key", None)
+        raise PsftrError((f"{key}: " if key else "") + str(error).splitlines()[0]) from error
+    except HydraException as error:
         raise PsftrError(str(error)) from error
-    finally:
-        sys.argv = before
     return 0
+
+
+def help_text(module: ModuleType, arguments: Sequence[str]) -> str:
+    """The verb's own words, then every key with its default, kind of value and meaning."""
+    chosen = [text.partition("=")[2] for text in arguments if text.startswith("method=")]
+    kinds = [module.SETTINGS]
+    if any(field.name == "method" for field in dataclasses.fields(module.SETTINGS)):
+        kinds.append(find_method((chosen or [module.SETTINGS().method])[0]).settings)
+    rows = [row for kind in kinds for row in describe(kind)]
+    first = min(34, max(len(f"{row.key}={row.default}") for row in rows))
+    lines = [f"  {f'{row.key}={row.default}'.ljust(first)}  {row.help} [{row.values}]" for row in rows]
+    return (
+        f"{module.HELP.strip()}\n\nevery key, with its default and the values it takes"
+        f" (a data set may set others: --cfg job prints what holds):\n"
+        + "\n".join(lines)
+        + "\n\nHydra flags: -m sweeps over comma-separated values, --cfg job prints the configuration and stops,\n"
+        "--hydra-help explains Hydra's own options."
+    )
+
+
+def register_settings(module: ModuleType) -> None:
+    """Hydra's structured configs: `settings/<config>` of the verb, and of every method the groups it adds."""
+    from hydra.core.config_store import ConfigStore
+
+    store = ConfigStore.instance()
+    store.store(group="settings", name=module.CONFIG, node=structured(module.SETTINGS), package="_global_")
+    for name in method_names():
+        node = structured(find_method(name).settings)
+        node["method"] = name
+        store.store(group="method", name=name, node=node, package="_global_")
+
+
+def structured(kind: type) -> Any:
+    """A settings class as a configuration: its groups are structured, typed and closed to other keys."""
+    from omegaconf import OmegaConf
+
+    hints, node = typing.get_type_hints(kind), {}
+    defaults = kind()
+    for field in dataclasses.fields(kind):
+        if dataclasses.is_dataclass(hints[field.name]):
+            child = OmegaConf.structured(hints[field.name])
+            OmegaConf.set_readonly(child, None)  # frozen classes make read-only nodes
+            node[field.name] = child
+        else:
+            value = getattr(defaults, field.name)
+            node[field.name] = list(value) if isinstance(value, tuple) else value
+    return OmegaConf.create(node)
 
 
 class Task:
@@ -62,27 +119,51 @@ class Task:
         self.__module__ = module.__name__
 
     def __call__(self, cfg: Any) -> Any:
-        import importlib
-
         from hydra.core.hydra_config import HydraConfig
         from hydra.types import RunMode
 
         try:
-            return importlib.import_module(self.module_name).run(cfg)
+            return importlib.import_module(self.module_name).run(plain(cfg))
         except (PsftrError, OSError) as error:
             if HydraConfig.get().mode == RunMode.MULTIRUN:
                 raise  # the sweep goes on with the other jobs and ends non-zero
-            from psftr.cli import EXIT_BAD_INPUT, one_line
-
             print(f"psftr {self.verb}: error: {one_line(error)}", file=sys.stderr)
             raise SystemExit(EXIT_BAD_INPUT) from error
 
 
-def check_overrides(config_name: str, overrides: Sequence[str]) -> None:
-    """Name every override whose key does not exist, with the nearest right key, before any work.
+def plain(cfg: Any) -> dict[str, Any]:
+    """A resolved configuration as dicts, lists and scalars."""
+    from omegaconf import OmegaConf
 
-    Raises:
-        PsftrError: an unknown key or config group, or text that is not `key=value`.
+    return OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)  # type: ignore[return-value]
+
+
+def given_overrides() -> tuple[str, ...]:
+    """The overrides of the running job, as the user wrote them, Hydra's own left out."""
+    from hydra.core.hydra_config import HydraConfig
+
+    return tuple(HydraConfig.get().overrides.task)
+
+
+def output_dir() -> Path:
+    """The folder of the running job."""
+    from hydra.core.hydra_config import HydraConfig
+
+    return Path(HydraConfig.get().runtime.output_dir)
+
+
+def compose_with(config_name: str, *overrides: str) -> dict[str, Any]:
+    """The configuration that the running job would have with these overrides too."""
+    from hydra import compose
+
+    return plain(compose(config_name, overrides=[*given_overrides(), *overrides]))
+
+
+def check_overrides(module: ModuleType, overrides: Sequence[str]) -> None:
+    """Name every override whose key or value is wrong, with the nearest right one, before any work.
+
+    Raises PsftrError for an unknown key or config group, and for text that is not `key=value`. Values are checked where
+    the verb has `check`: of a sweep, each swept value once.
     """
     from hydra import compose, initialize_config_dir
     from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -96,7 +177,7 @@ def check_overrides(config_name: str, overrides: Sequence[str]) -> None:
             try:
                 parsed += OverridesParser.create().parse_overrides([text])
             except HydraException as error:
-                raise PsftrError(f"cannot read the override '{text}': write key=value ({error})") from error
+                raise PsftrError(f"cannot read the override '{text}': write key=value ({one_line(error)})") from error
         choices = []
         for override in parsed:
             key = override.key_or_group
@@ -111,53 +192,72 @@ def check_overrides(config_name: str, overrides: Sequence[str]) -> None:
                         )
                 if values[0] is not None:
                     choices.append(f"{key}={values[0]}")
-        config = compose(config_name, overrides=choices)
-    known = list(flatten(OmegaConf.to_container(config, resolve=False)))
-    for override in parsed:
-        key = override.key_or_group
-        if key in groups or key.split("/")[0] == "hydra" or key.split(".")[0] == "hydra":
-            continue
-        if key not in known:
-            raise PsftrError(f"no config key '{key}'{nearest(key, known)}; `--cfg job` prints every key")
+        config = compose(module.CONFIG, overrides=choices)
+        known = list(flatten(OmegaConf.to_container(config, resolve=False)))
+        own = [o for o in parsed if o.key_or_group.split("/")[0].split(".")[0] != "hydra"]
+        for override in own:
+            key = override.key_or_group
+            if key not in groups and key not in known:
+                raise PsftrError(f"no config key '{key}'{nearest(key, known)}; `--cfg job` prints every key")
+        if hasattr(module, "check"):
+            for job in _one_change_each(own):
+                module.check(plain(compose(module.CONFIG, overrides=job)))
 
 
-def nearest(wrong: str, known: Sequence[str]) -> str:
-    """', did you mean …?' for a mistyped name; a right last part under another parent counts as near."""
-    same_leaf = [k for k in known if k.rsplit(".", 1)[-1] == wrong.rsplit(".", 1)[-1]]
-    near = difflib.get_close_matches(wrong, known, n=1, cutoff=0.6) or same_leaf[:1]
-    if not near and "." in wrong:
-        parent, leaf = wrong.rsplit(".", 1)
-        siblings = {k.rsplit(".", 1)[-1]: k for k in known if k.startswith(parent + ".")}
-        near = [siblings[name] for name in difflib.get_close_matches(leaf, siblings, n=1, cutoff=0.4)]
-    return f", did you mean '{near[0]}'?" if near else ""
+def _one_change_each(overrides: Sequence[Any]) -> Iterator[list[str]]:
+    """The overrides with the first value of every sweep, then with each other value in turn."""
+
+    def first(override: Any) -> str:
+        if not override.is_discrete_sweep():
+            return override.input_line
+        return f"{override.get_key_element()}={next(iter(override.sweep_string_iterator()))}"
+
+    firsts = [first(o) for o in overrides if not o.is_sweep_override() or o.is_discrete_sweep()]
+    yield firsts
+    for number, override in enumerate(o for o in overrides if not o.is_sweep_override() or o.is_discrete_sweep()):
+        if override.is_discrete_sweep():
+            for value in list(override.sweep_string_iterator())[1:]:
+                yield [*firsts[:number], f"{override.get_key_element()}={value}", *firsts[number + 1 :]]
 
 
 def config_groups() -> dict[str, list[str]]:
+    """The options of every config group: files in conf/, and the methods."""
     root = conf_dir()
-    return {
+    groups = {
         folder.relative_to(root).as_posix(): sorted(file.stem for file in folder.glob("*.yaml"))
         for folder in root.rglob("*")
         if folder.is_dir() and any(folder.glob("*.yaml"))
     }
+    return groups | {"method": list(method_names())}
 
 
 def flatten(tree: Any, prefix: str = "") -> Iterator[str]:
     """Every dotted key of a nested mapping, inner nodes included."""
-    if not isinstance(tree, dict):
+    if not isinstance(tree, Mapping):
         return
     for key, value in tree.items():
         yield f"{prefix}{key}"
         yield from flatten(value, f"{prefix}{key}.")
 
 
-def planned_jobs(task_overrides: Sequence[str]) -> list[dict[str, str]]:
-    """The jobs a sweep stands for, as {key: value}: what `multirun.yaml` says should exist."""
+def planned_overrides(folder: Path) -> list[dict[str, str]]:
+    """The jobs that a multirun folder was meant to hold, as {key: value}, from its multirun.yaml; empty for one run."""
     import itertools
 
+    import yaml
     from hydra.core.override_parser.overrides_parser import OverridesParser
 
+    file = folder / "multirun.yaml"
+    if not file.is_file():
+        return []
+    try:
+        hydra = yaml.safe_load(file.read_text(encoding="utf-8"))["hydra"]
+        parameters = (hydra.get("sweeper") or {}).get("params") or {}
+        swept = [f"{key}={value}" for key, value in parameters.items()] + list(hydra["overrides"]["task"])
+    except (yaml.YAMLError, KeyError, TypeError) as error:
+        raise PsftrError(f"{file} is damaged ({error}): evaluate its runs one by one") from error
     keys, values = [], []
-    for override in OverridesParser.create().parse_overrides(list(task_overrides)):
+    for override in OverridesParser.create().parse_overrides([text for text in swept if not text.startswith("hydra.")]):
         keys.append(override.get_key_element())
         if override.is_discrete_sweep():
             values.append([str(v) for v in override.sweep_string_iterator()])

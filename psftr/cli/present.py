@@ -7,9 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from psftr.cli.objects import Config, Dataset
+    from psftr.engine.evaluate import Job
     from psftr.evaluation.aggregate import TenSplitReport
-    from psftr.predictions import Predictions
 
 log = logging.getLogger("psftr")
 
@@ -73,12 +72,13 @@ def compare_settings(reports: dict[str, TenSplitReport], table: str | None, out:
     log.info("written:\n%s", "\n".join(f"  {path}" for path in paths))
 
 
-def draw_example(path: Path, predictions: Predictions, dataset: Dataset, config: Config) -> Path:
+def draw_example(path: Path, job: Job) -> Path:
     """The timeline of the first test video, by id, that has two actions or more of unseen classes: not a chosen one."""
     from psftr.api.curves import score_curves
-    from psftr.cli.objects import load_class_text
     from psftr.evaluation.timeline import draw_timeline
+    from psftr.features.class_text import class_text
 
+    dataset, predictions = job.dataset, job.predictions
     unseen = dataset.split.unseen
     annotated = dataset.annotations.only_classes(unseen).videos
     candidates = sorted(video_id for video_id in predictions.detections if video_id in annotated)
@@ -86,8 +86,8 @@ def draw_example(path: Path, predictions: Predictions, dataset: Dataset, config:
     found = predictions.detections[video.video_id]
     best = max((d.score for d in found), default=0.0)
     features = dataset.store.read(video.video_id)
-    text = load_class_text(config, dataset.store, unseen).select(unseen)
-    curves = score_curves(features, unseen, text.numpy())
+    text = class_text(unseen, store=dataset.store, root=dataset.root, settings=job.common.text)
+    curves = score_curves(features, unseen, text.select(unseen).numpy())
     marks = "[SYNTHETIC] " if dataset.store.synthetic else ""
     return draw_timeline(
         path,

@@ -35,6 +35,8 @@ EMPTY = "segment without length"  # left out: start >= end
 NON_FINITE = "non-finite number"  # left out
 UNKNOWN_LABEL = "label outside the classes"  # left out
 
+IGNORED_LABELS = ("Ambiguous",)  # THUMOS14's mark for what is neither ground truth nor background
+
 CSV_COLUMNS = ("video-id", "t-start", "t-end", "label")
 
 
@@ -108,7 +110,7 @@ class Annotations:
 
 
 def read_annotations(
-    path: str | Path, *, ignore_labels: Sequence[str] = ("Ambiguous",), classes: Iterable[str] | None = None
+    path: str | Path, *, ignore_labels: Sequence[str] = IGNORED_LABELS, classes: Iterable[str] | None = None
 ) -> Annotations:
     """Read an ActivityNet-style JSON, or a CSV whose header names `video-id,t-start,t-end,label` (seconds).
 
@@ -141,6 +143,15 @@ def read_annotations(
         if left_out:
             ignored[video_id] = left_out
     return Annotations(videos=videos, troubles=tuple(troubles), ignored=ignored)
+
+
+def known_ids(video_ids: Iterable[str], annotations: Annotations) -> frozenset[str]:
+    """The canonical ids. Raises PsftrError for one that the annotations do not know, with the nearest they do."""
+    known = frozenset(canonical_id(video_id) for video_id in video_ids)
+    strangers = sorted(known - annotations.videos.keys())
+    if strangers:
+        raise PsftrError(f"excluded videos unknown to the annotations: {nearest_names(strangers, annotations.videos)}")
+    return known
 
 
 def write_annotations(path: str | Path, annotations: Annotations) -> None:

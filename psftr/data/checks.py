@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from psftr.data.annotations import EMPTY, NON_FINITE, UNKNOWN_LABEL, Annotations, Trouble
-from psftr.data.sources import Dataset
+from psftr.data.datasets import DatasetSpec
+from psftr.data.sources import Source
 from psftr.data.splits import ClassSplit, read_published_split
 from psftr.errors import PsftrError
 from psftr.features.store import FeatureStore, VideoInfo
@@ -30,13 +31,20 @@ FEATURE_ROWS = "features and info disagree about the number of rows"
 class Report:
     """What `prepare` found. `notes`: sentences; `troubles`: kind -> every case; `features`: facts, or None."""
 
-    dataset: Dataset
+    spec: DatasetSpec
     root: Path
     origin: str
     annotations: Annotations
     notes: tuple[str, ...]
     troubles: Mapping[str, tuple[Trouble, ...]]
     features: Mapping[str, Any] | None
+
+
+def published(spec: DatasetSpec) -> Source:
+    """Raises PsftrError for a data set that nothing is published of."""
+    if spec.source is None:
+        raise PsftrError(f"{spec.title} has no published files that psftr knows; give its DatasetSpec a source")
+    return spec.source
 
 
 def by_kind(troubles: Iterable[Trouble]) -> dict[str, tuple[Trouble, ...]]:
@@ -56,12 +64,13 @@ def num_annotated(annotations: Annotations) -> Counter[str]:
     return counts
 
 
-def count_notes(dataset: Dataset, annotations: Annotations) -> list[str]:
+def count_notes(spec: DatasetSpec, annotations: Annotations) -> list[str]:
     """Where the published numbers are not met."""
     videos, actions = Counter(video.subset for video in annotations.videos.values()), num_annotated(annotations)
-    expected = [(f"{name} videos", number, videos[name]) for name, number in dataset.num_videos.items()]
-    expected += [(f"{name} actions", number, actions[name]) for name, number in dataset.num_actions.items()]
-    expected.append(("classes", dataset.num_classes, len(annotations.classes)))
+    source = published(spec)
+    expected = [(f"{name} videos", number, videos[name]) for name, number in source.num_videos.items()]
+    expected += [(f"{name} actions", number, actions[name]) for name, number in source.num_actions.items()]
+    expected.append(("classes", source.num_classes, len(annotations.classes)))
     return [f"expected {number:,} {what}, found {found:,}" for what, number, found in expected if number != found]
 
 
@@ -100,7 +109,7 @@ def split_notes(annotations: Annotations, splits: Mapping[int, list[ClassSplit]]
     return notes
 
 
-def more_troubles(dataset: Dataset, annotations: Annotations, infos: Mapping[str, VideoInfo]) -> list[Trouble]:
+def more_troubles(spec: DatasetSpec, annotations: Annotations, infos: Mapping[str, VideoInfo]) -> list[Trouble]:
     """What only shows when files are held side by side."""
     troubles = []
     with_actions = {video.subset for video in annotations.videos.values() if video.actions}
@@ -115,7 +124,7 @@ def more_troubles(dataset: Dataset, annotations: Annotations, infos: Mapping[str
             troubles.append(Trouble(OTHER_LENGTH, video.video_id, told))
         if not video.actions:
             troubles.append(Trouble(NO_ACTION, video.video_id, f"subset {video.subset}"))
-    for video_id in dataset.excluded:
+    for video_id in spec.peer.excluded_videos:
         if video_id in annotations.videos:
             told = f"{len(annotations.videos[video_id].actions)} actions; to leave it out: dataset.exclude=[{video_id}]"
             troubles.append(Trouble(PEERS_EXCLUDE, video_id, told))
@@ -140,12 +149,12 @@ def feature_troubles(annotations: Annotations, infos: Mapping[str, VideoInfo], s
 
 def summary(report: Report, *, examples: int = 3) -> list[str]:
     """The report as lines of plain text."""
-    dataset, annotations = report.dataset, report.annotations
+    spec, annotations = report.spec, report.annotations
     annotated = num_annotated(annotations)
-    lines = [f"{dataset.title}, {report.origin}, into {report.root}"]
+    lines = [f"{spec.title}, {report.origin}, into {report.root}"]
     for name in annotations.subsets:
         videos = annotations.subset(name)
-        role = {dataset.train_subset: ", for training", dataset.test_subset: ", for testing"}.get(name, "")
+        role = {spec.train_subset: ", for training", spec.test_subset: ", for testing"}.get(name, "")
         num_actions, num_kept = annotated[name], sum(len(video.actions) for video in videos)
         left_out = f" ({num_actions - num_kept} left out)" if num_kept < num_actions else ""
         lines.append(f"  {name}: {len(videos):,} videos, {num_actions:,} actions{left_out}{role}")

@@ -18,14 +18,12 @@ import pytorch_lightning as pl
 import torch
 from torch.utils.data import DataLoader, Dataset, RandomSampler
 
-from psftr.data.annotations import Annotations, Video
+from psftr.data.annotations import Annotations, Video, known_ids
 from psftr.data.batches import Collate, Sample
 from psftr.data.splits import ClassSplit, hold_out_classes
 from psftr.data.windows import Window, WindowPolicy, window_rows
 from psftr.errors import PsftrError
 from psftr.features.store import FeatureStore
-from psftr.files import nearest_names
-from psftr.predictions import canonical_id
 
 log = logging.getLogger(__name__)
 
@@ -141,7 +139,7 @@ class ZstalDataModule(pl.LightningDataModule):
         if protocol == "peer" and held_out_classes:
             raise PsftrError("held_out_classes tunes the clean protocol; protocol=peer validates on the test classes")
         split.check_against(annotations.classes)
-        excluded = _known_ids(exclude, annotations)
+        excluded = known_ids(exclude, annotations)
         self.split, self.store, self.seed, self.protocol = split, store, seed, protocol
         self.policy = policy.as_peer() if protocol == "peer" else policy
         self.batch_size, self.num_workers = batch_size, num_workers
@@ -260,14 +258,6 @@ class ZstalDataModule(pl.LightningDataModule):
         missing = self._counts[f"{side}_without_features"]
         shown = ", ".join(missing[:5]) + (", …" if len(missing) > 5 else "")
         return f"{len(missing)} {side} videos have no features in {self.store.path}" + (f": {shown}" if missing else "")
-
-
-def _known_ids(video_ids: Iterable[str], annotations: Annotations) -> frozenset[str]:
-    known = frozenset(canonical_id(video_id) for video_id in video_ids)
-    strangers = sorted(known - annotations.videos.keys())
-    if strangers:
-        raise PsftrError(f"excluded videos unknown to the annotations: {nearest_names(strangers, annotations.videos)}")
-    return known
 
 
 def _with_actions(annotations: Annotations) -> Annotations:

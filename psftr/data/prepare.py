@@ -32,11 +32,13 @@ from psftr.data.checks import (
     count_notes,
     feature_troubles,
     more_troubles,
+    published,
     read_splits,
     split_notes,
 )
+from psftr.data.datasets import DatasetSpec, dataset_spec
+from psftr.data.download import base_url, fetch
 from psftr.data.record import read_record, sha256_of, write_json, write_record
-from psftr.data.sources import DATASETS, Dataset, base_url, fetch
 from psftr.data.synthetic import generator_facts, simulate_features
 from psftr.errors import PsftrError
 from psftr.features.store import FeatureStore, VideoInfo, import_npy_folder, read_info
@@ -58,14 +60,15 @@ def prepare(
 
     Raises PsftrError if anything is missing, damaged or contradicts itself; then `out` is as it was, downloads aside.
     """
-    dataset, out = _dataset(name), Path(out)
+    spec, out = dataset_spec(name), Path(out)
+    published_files = published(spec).files
     record = read_record(out)
     if record is not None and record.get("dataset") != name:
         raise PsftrError(f"{out} holds {record.get('dataset')}: give {name} a folder of its own with --out")
     if source is None:
         folder = out / "source"
-        fetch(dataset.files, folder, base=base_url(base), progress=progress)
-        origin = "downloaded from " + " and ".join(sorted({f.repository for f in dataset.files}))
+        fetch(published_files, folder, base=base_url(base), progress=progress)
+        origin = "downloaded from " + " and ".join(sorted({f.repository for f in published_files}))
     else:
         folder = Path(source)
         if not folder.is_dir():
@@ -73,18 +76,18 @@ def prepare(
         origin = f"imported from {folder}"
     staging = out / f".preparing-{uuid.uuid4().hex}"
     try:
-        notes = _stage(dataset, folder, staging)
+        notes = _stage(spec, folder, staging)
         annotations = read_annotations(staging / "annotations.json")
         infos = read_known_infos(staging / "info.json")
-        notes += count_notes(dataset, annotations)
+        notes += count_notes(spec, annotations)
         notes += split_notes(annotations, read_splits(staging / "splits", annotations))
         for file in sorted(path.relative_to(staging) for path in staging.rglob("*") if path.is_file()):
             (out / file).parent.mkdir(parents=True, exist_ok=True)
             os.replace(staging / file, out / file)
     finally:
         shutil.rmtree(staging, ignore_errors=True)
-    troubles = by_kind([*annotations.troubles, *more_troubles(dataset, annotations, infos)])
-    report = Report(dataset, out, origin, annotations, tuple(notes), troubles, None)
+    troubles = by_kind([*annotations.troubles, *more_troubles(spec, annotations, infos)])
+    report = Report(spec, out, origin, annotations, tuple(notes), troubles, None)
     before = (record or {}).get("features") or {}
     return _with_features(report, generator=before.get("generator"), identity=before.get("identity"))
 
@@ -134,14 +137,13 @@ def import_features(
 
     Replaces simulated features and their text; real ones are left alone (PsftrError).
     """
-    out, stride = report.root, report.dataset.stride if stride is None else stride
+    out, own_stride = report.root, published(report.spec).stride
+    stride = own_stride if stride is None else stride
     _refuse_real_features(report)
     if not Path(arrays).is_dir():
         raise PsftrError(f"--features {arrays}: no such folder; it should hold one <video id>.npy per video")
-    if info is None and stride != report.dataset.stride:
-        raise PsftrError(
-            f"the published info is for stride {report.dataset.stride}: give that of stride {stride} with --info"
-        )
+    if info is None and stride != own_stride:
+        raise PsftrError(f"the published info is for stride {own_stride}: give that of stride {stride} with --info")
     store = _temporary(out / "features.h5")
     try:
         import_npy_folder(arrays, info or out / "info.json", store, encoder=encoder, stride=stride)
@@ -155,7 +157,7 @@ def import_features(
 
 def timelines_of(report: Report, *, subset: str | None = None, limit: int | None = None) -> dict[str, Timeline]:
     """Feature timelines of the videos: from the published info, else from the annotation's own rate and length."""
-    dataset, annotations = report.dataset, report.annotations
+    own_stride, annotations = published(report.spec).stride, report.annotations
     if limit is not None and limit < 1:
         raise PsftrError(f"--limit must be at least 1, got {limit}")
     infos = read_known_infos(report.root / "info.json")
@@ -168,13 +170,13 @@ def timelines_of(report: Report, *, subset: str | None = None, limit: int | None
         for video in videos[:limit]:
             info = infos.get(video.video_id)
             if info is not None:
-                timelines[video.video_id] = info.timeline(dataset.stride)
-            elif video.fps is not None and video.duration_s * video.fps >= dataset.stride:
-                num_steps = int(video.duration_s * video.fps) // dataset.stride
-                timelines[video.video_id] = Timeline(dataset.stride, video.fps, num_steps, video.duration_s)
+                timelines[video.video_id] = info.timeline(own_stride)
+            elif video.fps is not None and video.duration_s * video.fps >= own_stride:
+                num_steps = int(video.duration_s * video.fps) // own_stride
+                timelines[video.video_id] = Timeline(own_stride, video.fps, num_steps, video.duration_s)
     if not timelines:
         raise PsftrError(
-            f"no video of {dataset.title} has a known frame rate: info.json and annotations disagree on all ids"
+            f"no video of {report.spec.title} has a known frame rate: info.json and annotations disagree on all ids"
         )
     return timelines
 
@@ -183,31 +185,26 @@ def read_known_infos(path: Path) -> dict[str, VideoInfo]:
     return {canonical_id(video_id): info for video_id, info in read_info(path).items()}
 
 
-def _dataset(name: str) -> Dataset:
-    if name not in DATASETS:
-        raise PsftrError(f"no dataset {name!r}; there are {', '.join(DATASETS)} and synthetic")
-    return DATASETS[name]
-
-
-def _stage(dataset: Dataset, folder: Path, staging: Path) -> list[str]:
+def _stage(spec: DatasetSpec, folder: Path, staging: Path) -> list[str]:
     """Copy what is needed from `folder` into `staging`; returns notes."""
-    found = [name for name in dataset.annotation_files if (folder / name).is_file()]
+    source = published(spec)
+    found = [name for name in source.annotation_files if (folder / name).is_file()]
     for wanted, there in (
-        (" or ".join(dataset.annotation_files), bool(found)),
-        (dataset.info_file, (folder / dataset.info_file).is_file()),
+        (" or ".join(source.annotation_files), bool(found)),
+        (source.info_file, (folder / source.info_file).is_file()),
         (
             "splits/train_75_test_25/train/split_0.list",
             (folder / "splits/train_75_test_25/train/split_0.list").is_file(),
         ),
     ):
         if not there:
-            raise PsftrError(f"{folder} lacks {wanted}: see data/README.md for the files of {dataset.title}")
+            raise PsftrError(f"{folder} lacks {wanted}: see data/README.md for the files of {spec.title}")
     staging.mkdir(parents=True)
     if found[0] == "anet_anno_action.json":
         _rewrite_bsn(folder, staging / "annotations.json")
     else:
         shutil.copyfile(folder / found[0], staging / "annotations.json")
-    shutil.copyfile(folder / dataset.info_file, staging / "info.json")
+    shutil.copyfile(folder / source.info_file, staging / "info.json")
     for ratio in RATIOS:
         for side in ("train", "test"):
             lists = f"train_{ratio}_test_{100 - ratio}/{side}"
@@ -215,10 +212,10 @@ def _stage(dataset: Dataset, folder: Path, staging: Path) -> list[str]:
                 (staging / "splits" / lists).mkdir(parents=True)
                 for path in sorted((folder / "splits" / lists).glob("split_*.list")):
                     shutil.copyfile(path, staging / "splits" / lists / path.name)
-    pinned = {file.name: file.sha256 for file in dataset.files}
-    same = sha256_of(staging / "annotations.json") == dataset.annotation_sha256
+    pinned = {file.name: file.sha256 for file in source.files}
+    same = sha256_of(staging / "annotations.json") == source.annotation_sha256
     other = [] if same else [found[0]]
-    copies = {dataset.info_file: staging / "info.json"}
+    copies = {source.info_file: staging / "info.json"}
     copies |= {path.relative_to(staging).as_posix(): path for path in sorted((staging / "splits").rglob("*.list"))}
     other += [name for name, path in copies.items() if pinned.get(name) != sha256_of(path)]
     if not other:
@@ -283,11 +280,11 @@ def _save(report: Report) -> Report:
     cases = {kind: [{"video_id": t.video_id, "detail": t.detail} for t in ts] for kind, ts in report.troubles.items()}
     write_json(root / "troubles.json", cases)
     files = [root / "annotations.json", root / "info.json", *sorted((root / "splits").rglob("*.list"))]
-    sources = sorted({f"{file.repository}@{file.commit}" for file in report.dataset.files})
+    sources = sorted({f"{file.repository}@{file.commit}" for file in published(report.spec).files})
     write_record(
         root,
         {
-            "dataset": report.dataset.name,
+            "dataset": report.spec.name,
             "synthetic": report.features is not None and report.features["synthetic"],
             "created_by": f"psftr {__version__}",
             "origin": report.origin,

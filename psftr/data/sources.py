@@ -1,32 +1,9 @@
-"""Where the real datasets' annotations and split lists come from: public repositories, pinned by commit and SHA-256.
-
-A file is only ever seen whole and with the pinned content: it is fetched under another name, checked, and renamed.
-What is there already with the right content is not fetched again.
-"""
+"""Where annotations and split lists are published: public repositories, pinned by commit and by SHA-256."""
 
 from __future__ import annotations
 
-import hashlib
-import http.client
-import os
-import time
-import urllib.error
-import urllib.request
-import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
-
-from psftr import __version__
-from psftr.data.record import sha256_of
-from psftr.data.windows import PEER_EXCLUDED_THUMOS14
-from psftr.errors import PsftrError
-
-BASE_URL = "https://raw.githubusercontent.com"
-BASE_URL_VARIABLE = "PSFTR_BASE_URL"
-TIMEOUT_S = 30.0
-TRIES = 3
-_CHUNK = 1 << 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,77 +20,23 @@ class RemoteFile:
         return f"{base_url.rstrip('/')}/{self.repository}/{self.commit}/{self.path}"
 
 
-def base_url(given: str | None = None) -> str:
-    """Where repositories are fetched from: what is given, else the variable PSFTR_BASE_URL, else the public host."""
-    return given or os.environ.get(BASE_URL_VARIABLE) or BASE_URL
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """What is published about a data set.
 
-
-def fetch(
-    files: tuple[RemoteFile, ...],
-    folder: Path,
-    *,
-    base: str,
-    pause_s: float = 1.0,
-    progress: Callable[[int, int], None] | None = None,
-) -> int:
-    """Bring `files` into `folder`; returns how many were fetched. `pause_s`: before the second try, doubled after.
-
-    Raises:
-        PsftrError: a file is not there, does not arrive whole, or has another content than the pinned one.
+    files: all that `psftr prepare` downloads. annotation_files: names looked for in a folder, best first;
+    annotation_sha256: of the one that is published in ActivityNet's own layout. info_file: frame rate and length of
+    every video; stride: frames per feature row that it counts. num_videos, num_actions: by subset, as published.
     """
-    fetched = 0
-    for done, file in enumerate(files, start=1):
-        target = folder / file.name
-        if not target.is_file() or sha256_of(target) != file.sha256:
-            _fetch_one(file, target, file.url(base), pause_s)
-            fetched += 1
-        if progress is not None:
-            progress(done, len(files))
-    return fetched
 
-
-def _fetch_one(file: RemoteFile, target: Path, url: str, pause_s: float) -> None:
-    target.parent.mkdir(parents=True, exist_ok=True)
-    part = target.with_name(f".{target.name}.{uuid.uuid4().hex}.part")
-    try:
-        for attempt in range(TRIES):
-            if attempt:
-                time.sleep(pause_s * 2 ** (attempt - 1))
-            try:
-                digest = _download(url, part)
-            except urllib.error.HTTPError as error:
-                trouble = f"the server answers {error.code} {error.reason}"
-                if error.code < 500 and error.code != 429:
-                    break  # asking again would not help; nor if the content is another
-            except (OSError, http.client.HTTPException) as error:
-                trouble = " ".join(str(getattr(error, "reason", error)).split()) or type(error).__name__
-            else:
-                if digest == file.sha256:
-                    os.replace(part, target)
-                    return
-                trouble = f"its SHA-256 is {digest}, not the pinned {file.sha256}"
-                break
-        raise PsftrError(
-            f"cannot fetch {url}: {trouble}; nothing of it was kept. Try again, or get the repository by other means "
-            "and use --from DIR"
-        )
-    finally:
-        part.unlink(missing_ok=True)
-
-
-def _download(url: str, part: Path) -> str:
-    """Write the body to `part`; returns its SHA-256. Raises OSError if it ends early."""
-    request = urllib.request.Request(url, headers={"User-Agent": f"psftr/{__version__}"})
-    digest, size = hashlib.sha256(), 0
-    with urllib.request.urlopen(request, timeout=TIMEOUT_S) as response, open(part, "wb") as out:
-        announced = response.headers.get("Content-Length")
-        while chunk := response.read(_CHUNK):
-            digest.update(chunk)
-            size += len(chunk)
-            out.write(chunk)
-    if announced is not None and size != int(announced):
-        raise OSError(f"it ended after {size} of {announced} bytes")
-    return digest.hexdigest()
+    files: tuple[RemoteFile, ...]
+    annotation_files: tuple[str, ...]
+    annotation_sha256: str
+    info_file: str
+    stride: int
+    num_videos: Mapping[str, int]
+    num_actions: Mapping[str, int]
+    num_classes: int
 
 
 _GAP = ("Run542968/GAP", "e188a16379582a2587ce5adee35a7485ddd5896c")
@@ -230,93 +153,59 @@ fae4acd2ab58b76007d2d54f8c78ffd33132f44bc911c0f41623da92958e07b8
 8a7356f1e2a068ff74f4dd0d2fd7b51895e2a914d58a8fed72a772d059a40b2a
 """
 
-THUMOS14_FILES = (
-    RemoteFile(
-        *_GAP,
-        "data/Thumos14/Thumos14_annotations.json",
-        "fae6ec673817f218f2f84ebfd0beebb03c67d2add51ab18283102d2321ddd593",
-        "Thumos14_annotations.json",
+THUMOS14 = Source(
+    files=(
+        RemoteFile(
+            *_GAP,
+            "data/Thumos14/Thumos14_annotations.json",
+            "fae6ec673817f218f2f84ebfd0beebb03c67d2add51ab18283102d2321ddd593",
+            "Thumos14_annotations.json",
+        ),
+        RemoteFile(
+            *_GAP,
+            "data/Thumos14/CLIP/Thumos14_info_8frame.json",
+            "a47418255dc5a5fb8468787c7ee76d10a0d4badc1c4d52c3670b5ab2f7cea680",
+            "Thumos14_info_8frame.json",
+        ),
+        *_split_lists(_THUMOS14_SPLITS, "THUMOS14"),
     ),
-    RemoteFile(
-        *_GAP,
-        "data/Thumos14/CLIP/Thumos14_info_8frame.json",
-        "a47418255dc5a5fb8468787c7ee76d10a0d4badc1c4d52c3670b5ab2f7cea680",
-        "Thumos14_info_8frame.json",
-    ),
-    *_split_lists(_THUMOS14_SPLITS, "THUMOS14"),
+    annotation_files=("Thumos14_annotations.json",),
+    annotation_sha256="fae6ec673817f218f2f84ebfd0beebb03c67d2add51ab18283102d2321ddd593",
+    info_file="Thumos14_info_8frame.json",
+    stride=8,
+    num_videos={"val": 200, "test": 213},
+    num_actions={"val": 3007, "test": 3358},
+    num_classes=20,
 )
 
 # The layout of BSN's two files is not ActivityNet's own: prepare.py rewrites them.
-ACTIVITYNET13_FILES = (
-    RemoteFile(
-        *_BSN,
-        "data/activitynet_annotations/anet_anno_action.json",
-        "fa1433d2408f7985dd8f5914f292944794230ee2279633ad6013f16d7f9725e7",
-        "anet_anno_action.json",
+ACTIVITYNET13 = Source(
+    files=(
+        RemoteFile(
+            *_BSN,
+            "data/activitynet_annotations/anet_anno_action.json",
+            "fa1433d2408f7985dd8f5914f292944794230ee2279633ad6013f16d7f9725e7",
+            "anet_anno_action.json",
+        ),
+        RemoteFile(
+            *_BSN,
+            "data/activitynet_annotations/video_info_new.csv",
+            "13086bc4e870e2be4e71895847f077e9a97566231c3ef429bf46881796235d92",
+            "video_info_new.csv",
+        ),
+        RemoteFile(
+            *_GAP,
+            "data/ActivityNet13/CLIP/ActivityNet13_info.json",
+            "541c0cd69a65cda323c530d3c82fa8eb0b598cb21d9427df641fdee41c9c4f01",
+            "ActivityNet13_info.json",
+        ),
+        *_split_lists(_ACTIVITYNET13_SPLITS, "ActivityNet"),
     ),
-    RemoteFile(
-        *_BSN,
-        "data/activitynet_annotations/video_info_new.csv",
-        "13086bc4e870e2be4e71895847f077e9a97566231c3ef429bf46881796235d92",
-        "video_info_new.csv",
-    ),
-    RemoteFile(
-        *_GAP,
-        "data/ActivityNet13/CLIP/ActivityNet13_info.json",
-        "541c0cd69a65cda323c530d3c82fa8eb0b598cb21d9427df641fdee41c9c4f01",
-        "ActivityNet13_info.json",
-    ),
-    *_split_lists(_ACTIVITYNET13_SPLITS, "ActivityNet"),
+    annotation_files=("activity_net.v1-3.subset.json", "activity_net.v1-3.min.json", "anet_anno_action.json"),
+    annotation_sha256="8714e094a4c5346b1c53caf5ff99bf889e6e9e0178937a582350bc2da6885ad1",
+    info_file="ActivityNet13_info.json",
+    stride=16,
+    num_videos={"training": 9649, "validation": 4728, "testing": 4851},
+    num_actions={"validation": 7293},
+    num_classes=200,
 )
-
-
-@dataclass(frozen=True, slots=True)
-class Dataset:
-    """What is published about a dataset. `annotation_files`: names looked for in a folder, best first."""
-
-    name: str
-    title: str
-    files: tuple[RemoteFile, ...]
-    annotation_files: tuple[str, ...]
-    annotation_sha256: str
-    info_file: str
-    stride: int
-    train_subset: str
-    test_subset: str
-    num_videos: Mapping[str, int]
-    num_actions: Mapping[str, int]
-    num_classes: int
-    excluded: tuple[str, ...] = ()
-
-
-DATASETS = {
-    "thumos14": Dataset(
-        name="thumos14",
-        title="THUMOS14",
-        files=THUMOS14_FILES,
-        annotation_files=("Thumos14_annotations.json",),
-        annotation_sha256="fae6ec673817f218f2f84ebfd0beebb03c67d2add51ab18283102d2321ddd593",
-        info_file="Thumos14_info_8frame.json",
-        stride=8,
-        train_subset="val",
-        test_subset="test",
-        num_videos={"val": 200, "test": 213},
-        num_actions={"val": 3007, "test": 3358},
-        num_classes=20,
-        excluded=PEER_EXCLUDED_THUMOS14,
-    ),
-    "activitynet13": Dataset(
-        name="activitynet13",
-        title="ActivityNet-1.3",
-        files=ACTIVITYNET13_FILES,
-        annotation_files=("activity_net.v1-3.subset.json", "activity_net.v1-3.min.json", "anet_anno_action.json"),
-        annotation_sha256="8714e094a4c5346b1c53caf5ff99bf889e6e9e0178937a582350bc2da6885ad1",
-        info_file="ActivityNet13_info.json",
-        stride=16,
-        train_subset="training",
-        test_subset="validation",
-        num_videos={"training": 9649, "validation": 4728, "testing": 4851},
-        num_actions={"validation": 7293},
-        num_classes=200,
-    ),
-}

@@ -13,6 +13,7 @@ import yaml
 
 from psftr.errors import PsftrError
 from psftr.files import nearest_names
+from psftr.settings import SplitSettings
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,21 @@ class ClassSplit:
             raise PsftrError(
                 f"split {self.name}: not among the {len(known)} annotated classes: {nearest_names(strangers, known)}"
             )
+
+
+def open_split(settings: SplitSettings, *, splits_dir: str | Path, classes: Iterable[str]) -> ClassSplit:
+    """The split that was asked for, checked against the annotated `classes`; published ones lie in `splits_dir`."""
+    classes = tuple(classes)
+    if settings.kind == "published":
+        split = read_published_split(splits_dir, ratio=settings.ratio, index=settings.index)
+    elif settings.kind == "random":
+        split = random_split(classes, ratio=settings.ratio, index=settings.index, seed=settings.seed)
+    elif settings.file is None:
+        raise PsftrError("split.kind=file needs split.file=FILE, YAML with `seen` and `unseen`")
+    else:
+        split = read_split_file(settings.file)
+    split.check_against(classes)
+    return split
 
 
 def read_published_split(splits_dir: str | Path, *, ratio: int, index: int) -> ClassSplit:

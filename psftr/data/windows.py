@@ -19,8 +19,6 @@ from psftr.errors import PsftrError
 from psftr.segments import Numbers, Timeline
 
 MODES = ("slide", "rescale")
-# Test videos that several peers leave out (wrong annotations, wrong timing, or features that nobody has).
-PEER_EXCLUDED_THUMOS14 = tuple(f"video_test_{number:07d}" for number in (270, 504, 814, 1292, 1496))
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,1 @@
+"""What the command line, the Python API and the tools call: train, localize, evaluate."""

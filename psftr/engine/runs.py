@@ -1,23 +1,23 @@
 """A run folder: what a training run leaves behind, and what `evaluate` and `predict` read again.
 
-run.json            what the run is: config, split, seen and unseen classes, feature store, code version, status
-checkpoints/        Lightning checkpoints: last.ckpt, and best.ckpt under checkpoint.rule=best
+run.json            what the run is: settings, split, seen and unseen classes, feature store, code version, status
+checkpoints/        Lightning checkpoints: last.ckpt, and best.ckpt under checkpoint.rule=best-seen-val
 model.safetensors   weights for use and sharing, with config.json beside them
-metrics.csv         every logged value
-predictions.json    written by `evaluate`, with evaluation.json and figures
+logs/               every logged value
+predictions.json    written by `evaluate`, with evaluation/ for tables, figures and the page
 """
 
 from __future__ import annotations
 
-import json
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from psftr.checkpoints import current_config, training_of_format_1
 from psftr.errors import PsftrError
+from psftr.files import read_json, write_json
 
-FORMAT = "psftr-run-1"
+FORMAT, FORMAT_1 = "psftr-run-2", "psftr-run-1"
 
 
 @dataclass(frozen=True)
@@ -39,17 +39,21 @@ class RunFolder:
         return self.path / "run.json"
 
     def read(self) -> dict[str, Any]:
-        """The run's facts.
+        """The run's facts, those of psftr 0.1 by today's names.
 
-        Raises:
-            PsftrError: not a run folder, or one of another version.
+        Raises PsftrError where this is not a run folder, or one of a later version.
         """
         if not self.facts_file.is_file():
             raise PsftrError(f"no run.json in {self.path}: give a folder written by `psftr train`")
-        try:
-            facts = json.loads(self.facts_file.read_text(encoding="utf-8"))
-        except json.JSONDecodeError as error:
-            raise PsftrError(f"{self.facts_file} is damaged ({error}): train again") from error
+        facts = read_json(self.facts_file, remedy="train again")
+        if facts.get("format") == FORMAT_1:
+            return {
+                **facts,
+                "format": FORMAT,
+                "method": "psftr",
+                "config": current_config(facts["config"]),
+                "training": training_of_format_1(facts.get("data") or {}, facts.get("train_classes") or ()),
+            }
         if facts.get("format") != FORMAT:
             raise PsftrError(
                 f"{self.facts_file} has format {facts.get('format')!r}, this psftr reads {FORMAT!r}: "
@@ -58,25 +62,16 @@ class RunFolder:
         return facts
 
     def write(self, **facts: Any) -> None:
-        self.path.mkdir(parents=True, exist_ok=True)
-        write_json(self.facts_file, {"format": FORMAT, **facts})
+        write_json(self.facts_file, {**facts, "format": FORMAT}, indent=2)
 
     def update(self, **facts: Any) -> None:
-        self.write(**{**{k: v for k, v in self.read().items() if k != "format"}, **facts})
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Write atomically: a reader sees the old file or the new one, never half of one."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}.part")
-    partial.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    os.replace(partial, path)
+        self.write(**self.read() | facts)
 
 
 def find_runs(folder: Path) -> list[RunFolder]:
     """The run itself, or the runs one level below a multirun folder, in job order.
 
-    Raises:
-        PsftrError: the folder does not exist or holds no run.
+    Raises PsftrError where the folder does not exist or holds no run.
     """
     if not folder.is_dir():
         raise PsftrError(f"no folder {folder}: give a run or a multirun folder written by `psftr train`")
@@ -85,27 +80,23 @@ def find_runs(folder: Path) -> list[RunFolder]:
     folders = [child.parent for child in folder.glob("*/run.json")]
     # job numbers in numeric order, other names after them
     folders.sort(key=lambda path: (0, int(path.name), "") if path.name.isdigit() else (1, 0, path.name))
-    runs = [RunFolder(path) for path in folders]
-    if not runs and not (folder / "multirun.yaml").is_file():
+    if not folders and not (folder / "multirun.yaml").is_file():
         raise PsftrError(
             f"no run.json in {folder} or one level below it: give a folder written by `psftr train` or `psftr cascade`"
         )
-    return runs
+    return [RunFolder(path) for path in folders]
 
 
-def planned_overrides(folder: Path) -> list[dict[str, str]]:
-    """What a multirun folder was meant to hold, from its multirun.yaml; empty for a single run."""
-    import yaml
+def different_keys(old: Any, new: Any, prefix: str = "") -> list[str]:
+    """The dotted keys in which two configurations differ."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        keys = {**old, **new}
+        return [k for key in keys for k in different_keys(old.get(key), new.get(key), f"{prefix}{key}.")]
+    return [] if old == new else [prefix.rstrip(".")]
 
-    from psftr.cli.hydra_app import planned_jobs
 
-    file = folder / "multirun.yaml"
-    if not file.is_file():
-        return []
-    try:
-        hydra = yaml.safe_load(file.read_text(encoding="utf-8"))["hydra"]
-        parameters = (hydra.get("sweeper") or {}).get("params") or {}
-        swept = [f"{key}={value}" for key, value in parameters.items()] + list(hydra["overrides"]["task"])
-    except (yaml.YAMLError, KeyError, TypeError) as error:
-        raise PsftrError(f"{file} is damaged ({error}): evaluate its runs one by one") from error
-    return planned_jobs([text for text in swept if not text.startswith("hydra.")])
+def lookup(config: Any, key: str) -> Any:
+    """The value of a dotted key; None where it is not there."""
+    for part in key.split("."):
+        config = config.get(part) if isinstance(config, dict) else None
+    return config

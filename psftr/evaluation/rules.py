@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
-from psftr.data.windows import PEER_EXCLUDED_THUMOS14
+from psftr.data.datasets import dataset_spec
 from psftr.errors import PsftrError
 from psftr.predictions import canonical_id
 
@@ -73,7 +73,12 @@ _SYNTHETIC = replace(
 )
 PROTOCOLS: dict[tuple[str, str], Protocol] = {
     ("thumos14", CLEAN): _THUMOS14,
-    ("thumos14", PEER): replace(_THUMOS14, name=PEER, excluded_videos=PEER_EXCLUDED_THUMOS14, penalises_ambiguous=True),
+    ("thumos14", PEER): replace(
+        _THUMOS14,
+        name=PEER,
+        excluded_videos=dataset_spec("thumos14").peer.excluded_videos,
+        penalises_ambiguous=True,
+    ),
     ("activitynet13", CLEAN): _ACTIVITYNET13,
     ("activitynet13", PEER): replace(_ACTIVITYNET13, name=PEER, min_action_s=1.0),
     ("synthetic", CLEAN): _SYNTHETIC,

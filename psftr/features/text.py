@@ -15,7 +15,7 @@ import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import h5py
 import numpy as np
@@ -118,6 +118,10 @@ class TextEmbeddings:
     @property
     def dim(self) -> int:
         return self.embeddings.shape[1]
+
+    def provenance(self) -> dict[str, Any]:
+        """The `text` entry of a predictions file."""
+        return {"encoder": self.encoder, "prompt": self.prompt, "synthetic": self.synthetic}
 
     def select(self, names: Sequence[str]) -> Tensor:
         """Embeddings `[len(names), D]` in the order asked for. Raises PsftrError naming every absent name."""

@@ -1,0 +1,137 @@
+"""What a method is, and how one is found by its name.
+
+A method is a module or package here, or in an installed package that declares the entry point group `psftr.methods`,
+with one object: METHOD, a `Method`. Its name is its identifier everywhere: in configuration, run folders, predictions
+files and tables. docs/extending.md adds one step by step.
+"""
+
+from __future__ import annotations
+
+import pkgutil
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from importlib import import_module
+from importlib.metadata import entry_points
+from typing import TYPE_CHECKING, Any
+
+from psftr.errors import PsftrError
+from psftr.files import nearest
+
+if TYPE_CHECKING:
+    import pytorch_lightning as pl
+    import torch
+    from torch import nn
+
+    from psftr.checkpoints import Saved
+    from psftr.data.datasets import Dataset
+    from psftr.features.text import TextEmbeddings
+    from psftr.predictions import Detection, Localizer
+    from psftr.settings import TrainSettings
+
+GROUP = "psftr.methods"
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingSetup:
+    """What a training is made of. `own`: the method's settings. `text(names)`: class texts of these names.
+
+    `score(annotations, class_names)` makes the function that turns validation detections by video into figures, of
+    which "mAP" is the one that checkpoints and sweeps go by.
+    """
+
+    own: Any
+    common: TrainSettings
+    dataset: Dataset
+    text: Callable[[Sequence[str]], TextEmbeddings]
+    score: Callable[[Any, Sequence[str]], Callable[[Mapping[str, tuple[Detection, ...]]], Mapping[str, float]]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Training:
+    """What Lightning trains. The module logs val/mAP if it validates; `network` is what is saved for use and sharing.
+
+    facts: `Provenance.training`, the counts of the training itself. network_facts: what it takes to build the network
+    again, plain values. lines: what to tell the user before the first epoch.
+    """
+
+    module: pl.LightningModule
+    data: pl.LightningDataModule
+    network: nn.Module
+    train_classes: tuple[str, ...]
+    text: TextEmbeddings
+    facts: Mapping[str, Any]
+    network_facts: Mapping[str, Any] = field(default_factory=dict)
+    lines: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class LocalizerSetup:
+    """What a localizer is made of. `own`: the method's settings. `saved`: a training's outcome, None without training.
+
+    `text` knows the names that will be looked for. `protocol` is clean or peer.
+    """
+
+    own: Any
+    text: TextEmbeddings
+    saved: Saved | None
+    protocol: str
+    batch_size: int
+    device: torch.device
+
+
+@dataclass(frozen=True, kw_only=True)
+class Method:
+    """A method: its name, its settings, and how its localizer and, where it is trained, its training are built.
+
+    settings: a settings class whose fields are groups; each becomes a key of the configuration beside the shared ones.
+    inference_groups: those of them that a user may change when a trained network is used.
+    """
+
+    name: str
+    settings: type
+    localizer: Callable[[LocalizerSetup], Localizer]
+    training: Callable[[TrainingSetup], Training] | None = None
+    inference_groups: tuple[str, ...] = ()
+
+    @property
+    def is_trained(self) -> bool:
+        return self.training is not None
+
+
+def method_names() -> tuple[str, ...]:
+    """The names of all methods, psftr's own first."""
+    return tuple(_places())
+
+
+@cache
+def find_method(name: str) -> Method:
+    """The method of this name. Raises PsftrError for an unknown one, and for a package that cannot be imported."""
+    places = _places()
+    if name not in places:
+        raise PsftrError(f"no method {name!r}{nearest(name, places)}; there are {', '.join(places)}")
+    try:
+        method = places[name]()
+    except Exception as error:  # whatever somebody else's package does
+        raise PsftrError(f"method {name!r} cannot be loaded: {type(error).__name__}: {error}") from error
+    if not isinstance(method, Method):
+        raise PsftrError(f"method {name!r}: its entry point is {type(method).__name__}, not a psftr.methods.Method")
+    if method.name != name:
+        raise PsftrError(f"method {name!r} calls itself {method.name!r}; the entry point must have the same name")
+    return method
+
+
+@cache
+def _places() -> dict[str, Callable[[], Any]]:
+    places: dict[str, Callable[[], Any]] = {}
+    for module in pkgutil.iter_modules(__path__, f"{__name__}."):
+        name = module.name.rpartition(".")[2]
+        if name not in WITHOUT_TRAINING_SPLIT:
+            places[name] = lambda full=module.name: import_module(full).METHOD  # type: ignore[misc]
+    for entry in entry_points(group=GROUP):
+        places.setdefault(entry.name, entry.load)
+    return places
+
+
+# CASCADE has a verb of its own, with other inputs: `psftr cascade`
+WITHOUT_TRAINING_SPLIT = ("cascade",)

@@ -9,7 +9,8 @@ nor to ours.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -17,54 +18,60 @@ from numpy.typing import NDArray
 
 from psftr.errors import PsftrError
 from psftr.features.text import TextEmbeddings
+from psftr.methods import Method
 from psftr.predictions import Detection, FrameFeatures
 from psftr.segments import soft_nms
+from psftr.settings import Checked, group, setting
 
-NAME = "clip_baseline"
+
+@dataclass(frozen=True, kw_only=True)
+class BaselineSettings(Checked):
+    """The constants of the baseline."""
+
+    logit_scale: float = setting(100.0, "CLIP's inverse temperature: of the softmax over the names", above=0)
+    smooth_s: float = setting(1.5, "width of the moving average over similarities", unit="s", least=0)
+    gap_s: float = setting(0.5, "groups of frames closer than this are one", unit="s", least=0)
+    levels: tuple[float, ...] = setting(
+        (0.3, 0.4, 0.5, 0.6, 0.7, 0.8), "thresholds on similarity, scaled to [0, 1] over the video", above=0, most=1
+    )
+    min_presence: float = setting(
+        0.1, "a class whose best eighth of frames has a lower mean probability counts as absent", least=0, most=1
+    )
+    soft_nms_sigma: float | None = setting(0.3, "soft-NMS; null keeps every proposal at its score", above=0)
+    max_per_video: int = setting(200, "detections kept in a video", least=1)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.levels:
+            raise PsftrError("levels is empty: give at least one threshold, for example [0.3, 0.5, 0.7]")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClipBaselineSettings(Checked):
+    """The group that the baseline adds to the shared settings."""
+
+    clip_baseline: BaselineSettings = group(BaselineSettings)
 
 
 class ClipBaseline:
-    """Localizes any class names that `text` has embeddings of, in one video at a time, without training.
+    """Localizes any class names that `text` has embeddings of, without training."""
 
-    logit_scale: CLIP's learned inverse temperature, 100 x cosine before the softmax over the names.
-    smooth_s: width of the moving average over similarities. gap_s: groups closer than this are one.
-    levels: thresholds on a class's similarity, scaled to [0, 1] over the video.
-    min_presence: a class whose best eighth of frames has a lower mean probability is taken to be absent.
-    soft_nms_sigma: None keeps every proposal at its score. max_per_video: best detections kept.
-    """
-
-    def __init__(
-        self,
-        *,
-        text: TextEmbeddings,
-        logit_scale: float = 100.0,
-        smooth_s: float = 1.5,
-        gap_s: float = 0.5,
-        levels: Sequence[float] = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8),
-        min_presence: float = 0.1,
-        soft_nms_sigma: float | None = 0.3,
-        max_per_video: int = 200,
-    ) -> None:
-        if not levels or not all(0 < level <= 1 for level in levels):
-            raise PsftrError(f"baseline thresholds {list(levels)} must lie in (0, 1]; for example 0.3 0.5 0.7")
+    def __init__(self, *, text: TextEmbeddings, settings: BaselineSettings) -> None:
         self.text = text
-        self.logit_scale = logit_scale
-        self.smooth_s = smooth_s
-        self.gap_s = gap_s
-        self.levels = tuple(levels)
-        self.min_presence = min_presence
-        self.soft_nms_sigma = soft_nms_sigma
-        self.max_per_video = max_per_video
+        self.settings = settings
 
-    @property
-    def config(self) -> dict[str, object]:
-        """The constants, as provenance keeps them."""
-        names = ("logit_scale", "smooth_s", "gap_s", "min_presence", "soft_nms_sigma", "max_per_video")
-        return {name: getattr(self, name) for name in names} | {"levels": list(self.levels)}
+    def localize(
+        self, videos: Iterable[FrameFeatures], class_names: Sequence[str]
+    ) -> Iterator[tuple[str, tuple[Detection, ...]]]:
+        """(video id, detections in seconds, best first) of each video, in order.
 
-    def localize(self, features: FrameFeatures, class_names: Sequence[str]) -> list[Detection]:
-        """Detections of one video in seconds, best first. Raises PsftrError for names without an
-        embedding."""
+        Raises PsftrError for names without an embedding.
+        """
+        for features in videos:
+            yield features.video_id, tuple(self._localize(features, class_names))
+
+    def _localize(self, features: FrameFeatures, class_names: Sequence[str]) -> list[Detection]:
+        own = self.settings
         embeddings = self.text.select(class_names).numpy()
         if features.features.shape[1] != embeddings.shape[1]:
             raise PsftrError(
@@ -73,14 +80,14 @@ class ClipBaseline:
             )
         step_s = features.timeline.seconds(1.0)
         logits = _smooth(
-            self.logit_scale * _unit(features.features) @ _unit(embeddings).T, self.smooth_s / step_s
+            own.logit_scale * _unit(features.features) @ _unit(embeddings).T, own.smooth_s / step_s
         )  # [T, K]
         probability = _softmax(logits)  # over the names given
         presence = _mean_of_best(probability, share=8)
         segments, scores, labels = [], [], []
-        for k in np.flatnonzero(presence >= min(self.min_presence, presence.max())):
+        for k in np.flatnonzero(presence >= min(own.min_presence, presence.max())):
             signal = _scale_to_unit(logits[:, k])
-            groups = {g for level in self.levels for g in _groups(signal >= level, self.gap_s / step_s)}
+            groups = {g for level in own.levels for g in _groups(signal >= level, own.gap_s / step_s)}
             for first, last in sorted(groups):
                 contrast = signal[first:last].mean() - _outside_mean(signal, first, last)
                 segments.append((float(features.timeline.seconds(first)), float(features.timeline.seconds(last))))
@@ -98,13 +105,13 @@ class ClipBaseline:
     ) -> list[Detection]:
         bounds = np.array(segments, dtype=np.float64).reshape(-1, 2).clip(0.0, features.duration_s)
         final = np.array(scores, dtype=np.float64)
-        kept = np.argsort(-final, kind="stable")[: self.max_per_video]
-        if self.soft_nms_sigma is not None:
+        kept = np.argsort(-final, kind="stable")[: self.settings.max_per_video]
+        if self.settings.soft_nms_sigma is not None:
             index, decayed = soft_nms(
                 torch.from_numpy(bounds),
                 torch.from_numpy(final),
-                sigma=self.soft_nms_sigma,
-                max_kept=self.max_per_video,
+                sigma=self.settings.soft_nms_sigma,
+                max_kept=self.settings.max_per_video,
                 groups=torch.tensor(labels, dtype=torch.long),
             )
             kept, final[index.numpy()] = index.numpy(), decayed.numpy()
@@ -171,3 +178,10 @@ def _outside_mean(signal: NDArray, first: int, last: int) -> float:
     margin = max(1, round((last - first) / 4))
     outside = np.concatenate((signal[max(0, first - margin) : first], signal[last : last + margin]))
     return float(outside.mean()) if len(outside) else 0.0
+
+
+METHOD = Method(
+    name="clip_baseline",
+    settings=ClipBaselineSettings,
+    localizer=lambda setup: ClipBaseline(text=setup.text, settings=setup.own.clip_baseline),
+)

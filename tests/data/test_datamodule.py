@@ -11,13 +11,15 @@ from torch.utils.data import RandomSampler
 from psftr.data.annotations import Action, Annotations, Video, read_annotations
 from psftr.data.batches import Batch
 from psftr.data.datamodule import ZstalDataModule
+from psftr.data.datasets import dataset_spec
 from psftr.data.splits import ClassSplit, read_published_split
-from psftr.data.windows import PEER_EXCLUDED_THUMOS14, WindowPolicy
+from psftr.data.windows import WindowPolicy
 from psftr.errors import PsftrError
 from psftr.features.store import FeatureStore, FeatureWriter, read_info
 from psftr.predictions import canonical_id
 
 SPLIT = ClassSplit(("run", "jump", "swim"), ("dive",), "random", 75, 0)
+PEER_EXCLUDED_THUMOS14 = dataset_spec("thumos14").peer.excluded_videos
 POLICY = WindowPolicy(size=8, train_overlap=0.5, test_overlap=0.25)
 
 

@@ -12,12 +12,12 @@ import numpy as np
 import pytest
 from front_door import psftr
 
-from psftr.data import sources
 from psftr.data.annotations import read_annotations
 from psftr.data.checks import summary
+from psftr.data.download import BASE_URL_VARIABLE, fetch
 from psftr.data.prepare import import_features, prepare, simulate
 from psftr.data.record import read_record
-from psftr.data.sources import DATASETS, RemoteFile, fetch
+from psftr.data.sources import ACTIVITYNET13, THUMOS14, RemoteFile
 from psftr.data.splits import ClassSplit, read_published_split, write_published_splits
 from psftr.errors import PsftrError
 from psftr.features.store import FeatureStore
@@ -114,23 +114,23 @@ def test_fetch_says_when_nobody_answers(tmp_path):
 
 
 def test_sources_are_pinned_completely():
-    for dataset in DATASETS.values():
+    for dataset in (THUMOS14, ACTIVITYNET13):
         names = [file.name for file in dataset.files]
         assert len(set(names)) == len(names)
         assert sum(name.endswith(".list") for name in names) == 40
         assert all(len(file.sha256) == 64 and len(file.commit) == 40 for file in dataset.files)
         assert dataset.info_file in names
-    by_name = {file.name: file for file in DATASETS["activitynet13"].files}
+    by_name = {file.name: file for file in ACTIVITYNET13.files}
     assert by_name["splits/train_50_test_50/test/split_9.list"].path == (
         "splits/train_50_test_50/ActivityNet/test/split_9.list"
     )
 
 
 def test_thumos14_arrives_over_the_network(server, tmp_path, shared_data, monkeypatch):
-    for file in DATASETS["thumos14"].files:
+    for file in THUMOS14.files:
         path = "/" + file.url("")[1:]
         server.files[path] = (shared_data / "thumos14" / file.name).read_bytes()
-    monkeypatch.setenv(sources.BASE_URL_VARIABLE, server.url)
+    monkeypatch.setenv(BASE_URL_VARIABLE, server.url)
     done = psftr("prepare", "thumos14", cwd=tmp_path)
     root = tmp_path / "data/thumos14"
     assert "THUMOS14, downloaded from Run542968/GAP, into data/thumos14" in done.stdout
@@ -141,7 +141,7 @@ def test_thumos14_arrives_over_the_network(server, tmp_path, shared_data, monkey
     assert again.stdout == done.stdout
     assert len(server.asked) == 42  # nothing was fetched twice
 
-    path = "/" + DATASETS["thumos14"].files[0].url("")[1:]
+    path = "/" + THUMOS14.files[0].url("")[1:]
     server.files[path] = server.files[path].replace(b"Billiards", b"Billiardo")
     failed = psftr("prepare", "thumos14", "--out", "other", cwd=tmp_path, check=False)
     assert failed.returncode == 2
@@ -170,7 +170,7 @@ def test_thumos14_from_a_folder_names_every_known_trouble(tmp_path, shared_data)
     assert {kind: len(cases) for kind, cases in listed.items()} == counts
     record = read_record(tmp_path)
     assert record["synthetic"] is False
-    assert record["files"]["annotations.json"] == DATASETS["thumos14"].annotation_sha256
+    assert record["files"]["annotations.json"] == THUMOS14.annotation_sha256
 
 
 def test_activitynet13_from_a_folder(tmp_path, shared_data):
@@ -372,7 +372,7 @@ def test_folders_are_not_mixed_up(folder, tmp_path):
     prepare("thumos14", tmp_path / "out", source=folder)
     with pytest.raises(PsftrError, match="holds thumos14: give activitynet13 a folder of its own with --out"):
         prepare("activitynet13", tmp_path / "out", source=folder)
-    with pytest.raises(PsftrError, match="no dataset 'thumos'; there are thumos14, activitynet13 and synthetic"):
+    with pytest.raises(PsftrError, match=r"no data set 'thumos', did you mean 'thumos14'\? psftr knows"):
         prepare("thumos", tmp_path / "new", source=folder)
 
 

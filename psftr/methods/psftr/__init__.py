@@ -1,1 +1,87 @@
 """PSFTR: a DETR-like localizer whose encoder, queries and classifier read the class names."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from psftr.methods import LocalizerSetup, Method, Training, TrainingSetup
+from psftr.methods.psftr.settings import PsftrSettings
+
+if TYPE_CHECKING:
+    from psftr.methods.psftr.localizer import PsftrLocalizer
+
+
+def _training(setup: TrainingSetup) -> Training:
+    from psftr.data.datamodule import ZstalDataModule
+    from psftr.methods.psftr.build import build_window_policy, network_config
+    from psftr.methods.psftr.module import PsftrModule
+    from psftr.settings import to_dict
+
+    own, common, dataset = setup.own, setup.common, setup.dataset
+    is_peer = common.protocol == "peer"
+    data = ZstalDataModule(
+        dataset=dataset,
+        policy=build_window_policy(own.window, is_peer=is_peer),
+        settings=common.data,
+        val_fraction=common.validation_share,
+        exclude=common.dataset.exclude,
+        seed=common.seed,
+        protocol=common.protocol,
+    )
+    data.setup()
+    # under protocol=clean the names of unseen classes are not even embedded here
+    text = setup.text(tuple(dict.fromkeys((*data.train_classes, *data.val_classes))))
+    module = PsftrModule(
+        settings=to_dict(own),
+        feature_dim=dataset.store.dim,
+        text_dim=text.dim,
+        train_classes=list(data.train_classes),
+        val_classes=list(data.val_classes),
+        is_peer=is_peer,
+        text=text,
+        score=setup.score(data.val_annotations, data.val_classes),
+    )
+    count = sum(p.numel() for p in module.network.parameters()) / 1e6
+    return Training(
+        module=module,
+        data=data,
+        network=module.network,
+        train_classes=data.train_classes,
+        text=text,
+        facts=data.training_facts(),
+        network_facts=to_dict(network_config(own.model, feature_dim=dataset.store.dim, text_dim=text.dim)),
+        lines=(f"PSFTR {count:.1f} M parameters, dim {own.model.dim}",),
+    )
+
+
+def _localizer(setup: LocalizerSetup) -> PsftrLocalizer:
+    from psftr.errors import PsftrError
+    from psftr.methods.psftr.build import NetworkConfig, build_network, build_postprocessor, build_window_policy
+    from psftr.methods.psftr.localizer import PsftrLocalizer
+
+    saved = setup.saved
+    if saved is None:
+        raise PsftrError("psftr is a trained method: give a run of `psftr train`, a model folder or a checkpoint")
+    try:
+        network = build_network(NetworkConfig(**saved.facts["network"]))
+    except (PsftrError, TypeError) as error:
+        raise PsftrError(f"{saved.where}: {error}") from None
+    saved.fill(network)
+    is_peer = setup.protocol == "peer"
+    return PsftrLocalizer(
+        network=network,
+        text=setup.text,
+        postprocessor=build_postprocessor(setup.own.postprocess, is_peer=is_peer),
+        policy=build_window_policy(setup.own.window, is_peer=is_peer),
+        batch_size=setup.batch_size,
+        device=setup.device,
+    )
+
+
+METHOD = Method(
+    name="psftr",
+    settings=PsftrSettings,
+    localizer=_localizer,
+    training=_training,
+    inference_groups=("postprocess",),
+)

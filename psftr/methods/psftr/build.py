@@ -1,24 +1,26 @@
-"""From plain values to a PSFTR network: the only place that reads the names of variants."""
+"""From settings to a network, its objective and its post-processing: the only place that reads names of variants."""
 
 from __future__ import annotations
 
-import dataclasses
-import difflib
-from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from torch import nn
 
+from psftr import segments
+from psftr.data.windows import WindowPolicy
 from psftr.errors import PsftrError
+from psftr.methods.psftr import losses
+from psftr.methods.psftr import matcher as matching
 from psftr.methods.psftr.attention import (
     FeedForward,
     MultiheadAttention,
     SegmentDeformableAttention,
     TemporalDeformableAttention,
 )
+from psftr.methods.psftr.criterion import Criterion
 from psftr.methods.psftr.heads import (
-    MAX_LOGIT_SCALE,
     ActionnessHead,
     AdapterClassifier,
     AttentionPoolClassifier,
@@ -27,6 +29,14 @@ from psftr.methods.psftr.heads import (
     SegmentHead,
 )
 from psftr.methods.psftr.network import PSFTR
+from psftr.methods.psftr.postprocess import MergeRule, PostProcessor, hard_nms_merge, peer_merge, soft_nms_merge
+from psftr.methods.psftr.settings import (
+    LossSettings,
+    MatcherSettings,
+    ModelSettings,
+    PostprocessSettings,
+    WindowSettings,
+)
 from psftr.methods.psftr.sgqg import (
     SGQG,
     ContextualVisualAnchoring,
@@ -55,80 +65,34 @@ from psftr.methods.psftr.ssae import (
     Unread,
     VisualSynergy,
 )
+from psftr.settings import to_dict
 
-__all__ = ["NetworkConfig", "build_network"]
-
-VARIANTS = {
-    "query_residual": ("attended", "literal"),
-    "spde": ("none", "residual", "concat_mlp", "mlp_residual"),
-    "class_head": ("cosine", "clip_adapter", "attention_pool"),
-}
-LEAST = dict.fromkeys(
-    ("feature_dim", "text_dim", "dim", "heads", "encoder_layers", "decoder_layers", "ffn_expansion"), 1
-)
-# a softmax over one of these would be constant and leave what feeds it untrained
-LEAST |= dict.fromkeys(("points", "queries", "roi_bins"), 2)
+__all__ = [
+    "NetworkConfig",
+    "build_criterion",
+    "build_network",
+    "build_postprocessor",
+    "build_window_policy",
+    "network_config",
+]
 
 
 @dataclass(frozen=True, kw_only=True)
-class NetworkConfig:
-    """Sizes and variants of a network, in plain values; the defaults are the paper's for THUMOS14 and CLIP ViT-B/16.
+class NetworkConfig(ModelSettings):
+    """`ModelSettings` and the widths of what the network is given: all that decides its parameters.
 
+    feature_dim: width of the frame features (512, or 768 for ViT-L/14); text_dim: of the class-text embeddings.
     Raises PsftrError for values that do not fit together.
     """
 
-    feature_dim: int = 512  # width of the frame features (768 for ViT-L/14)
-    text_dim: int = 512  # width of the class-text embeddings
-    dim: int = 512
-    heads: int = 8  # Table 6
-    points: int = 4  # sampling points per head of deformable attention
-    encoder_layers: int = 2
-    decoder_layers: int = 5
-    queries: int = 40
-    ffn_expansion: int = 4
-    dropout: float = 0.1
-    text_to_vision: bool = True  # Table 2, equation 1
-    vision_to_text: bool = True  # Table 2, equation 2
-    text_to_query: bool = True  # Table 2, equation 3
-    query_residual: str = "attended"  # residual of equation 3: Q_bar, or "literal" for Q as printed
-    spde: str = "mlp_residual"  # Table 3
-    class_head: str = "cosine"  # or "clip_adapter", "attention_pool": over raw CLIP features of the segment
-    adapter_ratio: float = 0.2  # share of the learned part in clip_adapter
-    roi_bins: int = 16  # samples per segment in clip_adapter and attention_pool
-    logit_scale: float = 100.0  # CLIP's: fixed in equation 5, the starting value in the class head
-    refine: bool = True  # each decoder layer starts from the segments of the one before
-    auxiliary: bool = True  # outputs of all decoder layers, for auxiliary losses
+    feature_dim: int
+    text_dim: int
 
     def __post_init__(self) -> None:
-        for field in dataclasses.fields(self):
-            _check_type(field.name, getattr(self, field.name), type(field.default))
-        for name, allowed in VARIANTS.items():
-            if (value := getattr(self, name)) not in allowed:
-                raise PsftrError(
-                    f"{name} {value!r} is unknown, did you mean {_nearest(value, allowed)!r}? "
-                    f"Choose one of {', '.join(allowed)}"
-                )
-        for name, least in LEAST.items():
-            if (size := getattr(self, name)) < least:
-                raise PsftrError(f"{name} must be at least {least}, got {size}")
-        self._check_fit()
-
-    def _check_fit(self) -> None:
-        if self.dim % self.heads:
-            raise PsftrError(f"dim {self.dim} is not a multiple of heads {self.heads}: change one of them")
-        if self.dim % 2:
-            raise PsftrError(f"dim must be even for the sine position encoding, got {self.dim}")
-        if not 0 <= self.dropout < 1:
-            raise PsftrError(f"dropout must be in [0, 1), got {self.dropout}")
-        if not 0 < self.adapter_ratio <= 1:
-            raise PsftrError(f"adapter_ratio must be in (0, 1], got {self.adapter_ratio}")
-        if not 1 <= self.logit_scale <= MAX_LOGIT_SCALE:
-            raise PsftrError(f"logit_scale must be in [1, {MAX_LOGIT_SCALE:g}], got {self.logit_scale}")
-        if self.vision_to_text and not (self.text_to_vision or self.text_to_query):
-            raise PsftrError(
-                "vision_to_text alone changes only text that nothing reads: "
-                "turn on text_to_vision or text_to_query, or turn it off"
-            )
+        super().__post_init__()
+        for name in ("feature_dim", "text_dim"):
+            if not isinstance(width := getattr(self, name), int) or width < 1:
+                raise PsftrError(f"{name} must be a whole number of at least 1, got {width!r}")
         shared_space = [f"spde={self.spde}"] * (self.spde != "none")
         shared_space += [f"class_head={self.class_head}"] * (self.class_head != "cosine")
         if shared_space and self.feature_dim != self.text_dim:
@@ -138,21 +102,9 @@ class NetworkConfig:
                 "or spde=none with class_head=cosine"
             )
 
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values by name, for checkpoints and config.json."""
-        return dataclasses.asdict(self)
 
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> NetworkConfig:
-        """The inverse of `to_dict`; absent keys take their defaults. Raises PsftrError for unknown keys."""
-        known = [field.name for field in dataclasses.fields(cls)]
-        for key in values:
-            if key not in known:
-                raise PsftrError(
-                    f"unknown network setting {key!r}, did you mean {_nearest(key, known)!r}? "
-                    f"Known settings: {', '.join(known)}"
-                )
-        return cls(**values)
+def network_config(model: ModelSettings, *, feature_dim: int, text_dim: int) -> NetworkConfig:
+    return NetworkConfig(**to_dict(model), feature_dim=feature_dim, text_dim=text_dim)
 
 
 def build_network(config: NetworkConfig) -> PSFTR:
@@ -258,11 +210,35 @@ def _sampling(config: NetworkConfig) -> dict[str, Any]:
     return {"dim": config.dim, "heads": config.heads, "points": config.points}
 
 
-def _check_type(name: str, value: object, wanted: type) -> None:
-    fits = isinstance(value, wanted) or (wanted is float and isinstance(value, int))
-    if not fits or (isinstance(value, bool) and wanted is not bool):
-        raise PsftrError(f"{name} must be {wanted.__name__}, got {value!r}")
+def build_criterion(loss: LossSettings, matcher: MatcherSettings) -> Criterion:
+    """The training objective in the forms that the settings name."""
+    paired, pairwise = {
+        "tiou": (segments.tiou_paired, segments.tiou_pairwise),
+        "giou": (segments.giou_paired, segments.giou_pairwise),
+    }[loss.iou_form]
+    costs = {
+        "class": matching.class_cost,
+        "class_probability": matching.class_probability_cost,
+        "actionness": matching.actionness_cost,
+        "both": matching.class_and_actionness_cost,
+    }
+    return Criterion(
+        matcher=partial(matching.match, class_cost=costs[matcher.cost], overlap=pairwise, weights=matcher),
+        weights=loss,
+        overlap=paired,
+        saliency_loss={"bce": losses.saliency_bce, "focal": losses.saliency_focal}[loss.saliency_form],
+    )
 
 
-def _nearest(name: object, known: list[str] | tuple[str, ...]) -> str:
-    return difflib.get_close_matches(str(name), known, n=1, cutoff=0.0)[0]
+def build_postprocessor(settings: PostprocessSettings, *, is_peer: bool) -> PostProcessor:
+    """`is_peer`: windows are merged by GAP's rule, whatever `settings.merge` says."""
+    rules: dict[str, MergeRule] = {
+        "soft_nms": partial(soft_nms_merge, sigma=settings.soft_nms_sigma, max_kept=settings.max_per_video),
+        "nms": partial(hard_nms_merge, threshold=settings.nms_threshold, max_kept=settings.max_per_video),
+    }
+    return PostProcessor(settings=settings, merge_rule=peer_merge if is_peer else rules[settings.merge])
+
+
+def build_window_policy(settings: WindowSettings, *, is_peer: bool) -> WindowPolicy:
+    policy = WindowPolicy(**to_dict(settings))
+    return policy.as_peer() if is_peer else policy

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
@@ -11,23 +10,12 @@ import torch.distributed as dist
 from torch import Tensor
 
 from psftr.methods.psftr import losses
-from psftr.methods.psftr.matcher import Matches, match
-from psftr.segments import tiou_paired
+from psftr.methods.psftr.matcher import Matches
 
 if TYPE_CHECKING:
     from psftr.data.batches import Batch, Target
     from psftr.methods.psftr.network import LayerOutputs, Outputs
-
-
-@dataclass(frozen=True, kw_only=True)
-class LossWeights:
-    """Table 5's coefficients (THUMOS14; ActivityNet has saliency 2)."""
-
-    class_: float = 2.0
-    l1: float = 5.0
-    iou: float = 2.0
-    actionness: float = 3.0
-    saliency: float = 3.0
+    from psftr.methods.psftr.settings import LossSettings
 
 
 class Criterion:
@@ -41,19 +29,15 @@ class Criterion:
     def __init__(
         self,
         *,
-        matcher: Callable[[LayerOutputs, Sequence[Target]], Matches] = match,
-        weights: LossWeights | None = None,
-        overlap: Callable[[Tensor, Tensor], Tensor] = tiou_paired,
-        saliency_loss: Callable[[Tensor, Tensor, Tensor], Tensor] = losses.saliency_bce,
-        alpha: float = 0.25,
-        gamma: float = 2.0,
+        matcher: Callable[[LayerOutputs, Sequence[Target]], Matches],
+        weights: LossSettings,
+        overlap: Callable[[Tensor, Tensor], Tensor],
+        saliency_loss: Callable[[Tensor, Tensor, Tensor], Tensor],
     ) -> None:
         self.matcher = matcher
-        self.weights = weights or LossWeights()
+        self.weights = weights
         self.overlap = overlap
         self.saliency_loss = saliency_loss
-        self.alpha = alpha
-        self.gamma = gamma
 
     def __call__(self, outputs: Outputs, batch: Batch) -> dict[str, Tensor]:
         with torch.autocast(outputs.saliency_logits.device.type, enabled=False):
@@ -75,10 +59,10 @@ class Criterion:
         actionness = layer.actionness_logits.float()
         is_matched = torch.zeros_like(actionness)
         is_matched[window, query] = 1.0
-        focal = losses.sigmoid_focal(actionness, is_matched, alpha=self.alpha, gamma=self.gamma).sum()
+        focal = losses.sigmoid_focal(actionness, is_matched, alpha=losses.ALPHA, gamma=losses.GAMMA).sum()
         w = self.weights
         return {
-            "class": w.class_ * losses.class_cross_entropy(class_logits, labels) / num_actions,
+            "class": w.classification * losses.class_cross_entropy(class_logits, labels) / num_actions,
             "l1": w.l1 * losses.segment_l1(segments_cw, goal_cw) / num_actions,
             "iou": w.iou * losses.segment_overlap(segments_cw, goal_cw, overlap=self.overlap) / num_actions,
             "actionness": w.actionness * focal / num_actions,

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from psftr.methods.psftr.attention import pairwise_cosine
+from psftr.methods.psftr.settings import MAX_LOGIT_SCALE
 from psftr.ops.temporal_deform_attn import temporal_deform_attn
 
 __all__ = [
@@ -25,8 +26,8 @@ __all__ = [
     "pool_segments",
 ]
 
+PRIOR = 0.01
 PADDING_SALIENCY = -20.0  # a probability of 2e-9: finite, so that a masked loss stays finite too
-MAX_LOGIT_SCALE = 200.0  # twice CLIP's: a clamp at CLIP's own 100 would hold its starting value without gradient
 
 
 class SegmentHead(nn.Module):
@@ -46,12 +47,12 @@ class SegmentHead(nn.Module):
 
 
 class ActionnessHead(nn.Module):
-    """Whether a query holds an action of whatever class; starts at probability `prior`, as focal losses want."""
+    """Whether a query holds an action of whatever class; starts at probability PRIOR, as focal losses want."""
 
-    def __init__(self, *, dim: int, prior: float = 0.01) -> None:
+    def __init__(self, *, dim: int) -> None:
         super().__init__()
         self.linear = nn.Linear(dim, 1)
-        nn.init.constant_(self.linear.bias, math.log(prior / (1 - prior)))
+        nn.init.constant_(self.linear.bias, math.log(PRIOR / (1 - PRIOR)))
 
     def forward(self, queries: Tensor) -> Tensor:
         """queries [...,d] -> logits [...] float32."""

@@ -8,13 +8,14 @@ from typing import cast
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from psftr.data.batches import Collate, Sample
+from psftr.data.batches import Batch, Collate, Sample
 from psftr.data.windows import Window, WindowPolicy, window_rows
 from psftr.errors import PsftrError
 from psftr.features.text import TextEmbeddings
-from psftr.methods.psftr.postprocess import Decoder, WindowDetections
+from psftr.methods.psftr.postprocess import PostProcessor, WindowDetections
 from psftr.predictions import Detection, FrameFeatures
 from psftr.segments import Timeline
 
@@ -30,28 +31,27 @@ class PsftrLocalizer:
         *,
         network: nn.Module,
         text: TextEmbeddings,
-        decoder: Decoder,
+        postprocessor: PostProcessor,
         policy: WindowPolicy,
-        batch_size: int = 16,
-        device: torch.device | str = "cpu",
+        batch_size: int,
+        device: torch.device | str,
     ) -> None:
         if batch_size < 1:
             raise PsftrError(f"batch_size must be at least 1 window, got {batch_size}")
         self.device = torch.device(device)
         self.network = network.to(self.device).eval()
         self.text = text
-        self.decoder = decoder
+        self.postprocessor = postprocessor
         self.policy = policy
         self.batch_size = batch_size
 
-    def localize(self, features: FrameFeatures, class_names: Sequence[str]) -> list[Detection]:
-        """Detections of one video, best first. Raises PsftrError for unknown names and unusable features."""
-        return list(next(self.localize_many([features], class_names))[1])
-
-    def localize_many(
+    def localize(
         self, videos: Iterable[FrameFeatures], class_names: Sequence[str]
     ) -> Iterator[tuple[str, tuple[Detection, ...]]]:
-        """(video id, detections best first) of each video, in order, as soon as its last window is done."""
+        """(video id, detections best first) of each video, in order, as soon as its last window is done.
+
+        Raises PsftrError for unknown names and unusable features.
+        """
         if not class_names:
             raise PsftrError("no class names to look for; give at least one")
         text = self.text.select(class_names).to(self.device)
@@ -62,7 +62,26 @@ class PsftrLocalizer:
             for (video, is_last, window, _), one in zip(chunk, found):
                 waiting.setdefault(video, []).append(one)
                 if is_last:
-                    yield window.video_id, self.decoder.merge(waiting.pop(video))
+                    yield window.video_id, self.postprocessor.merge(waiting.pop(video))
+
+    @torch.inference_mode()
+    def saliency(self, features: FrameFeatures, labels: Sequence[str]) -> NDArray[np.float64]:
+        """[T] in [0, 1]: how much each row looks like part of some action; windows are averaged where they overlap."""
+        text = self.text.select(labels).to(self.device)
+        centres = np.arange(len(features.features)) + 0.5
+        total, count = np.zeros(len(centres)), np.zeros(len(centres))
+        for _, _, window, rows in self._rows([features]):
+            batch = self._batch([(window, rows)])
+            outputs = self.network(batch.features, batch.is_padding, text)
+            values = outputs.saliency_logits[0, : window.num_valid].float().sigmoid().cpu().numpy()
+            at = window.offset + (np.arange(window.num_valid) + 0.5) * (window.span / window.num_valid)
+            inside = (centres >= window.offset) & (centres <= window.offset + window.span)
+            total[inside] += np.interp(centres[inside], at, values)
+            count[inside] += 1
+        return total / np.maximum(count, 1)
+
+    def _batch(self, windows: Sequence[tuple[Window, np.ndarray]]) -> Batch:
+        return Collate(())([(Sample(window), rows) for window, rows in windows]).to(self.device)
 
     def _rows(self, videos: Iterable[FrameFeatures]) -> Iterator[tuple[int, bool, Window, np.ndarray]]:
         """(number of the video, is its last window, window, rows [size, D])."""
@@ -81,6 +100,6 @@ class PsftrLocalizer:
     def _detect(
         self, windows: Sequence[tuple[Window, np.ndarray]], text: Tensor, class_names: Sequence[str]
     ) -> list[WindowDetections]:
-        batch = Collate(())([(Sample(window), rows) for window, rows in windows]).to(self.device)
+        batch = self._batch(windows)
         outputs = self.network(batch.features, batch.is_padding, text)
-        return self.decoder.decode(outputs, batch, text, class_names)
+        return self.postprocessor.detect(outputs, batch, text, class_names)

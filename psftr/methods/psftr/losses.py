@@ -12,7 +12,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from psftr.segments import centre_width_to_start_end, tiou_paired
+from psftr.segments import centre_width_to_start_end
+
+ALPHA, GAMMA = 0.25, 2.0  # of the focal loss, section 6 of the method's notes
 
 
 def class_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
@@ -25,14 +27,12 @@ def segment_l1(segments_cw: Tensor, goal_cw: Tensor) -> Tensor:
     return (segments_cw - goal_cw).abs().sum()
 
 
-def segment_overlap(
-    segments_cw: Tensor, goal_cw: Tensor, *, overlap: Callable[[Tensor, Tensor], Tensor] = tiou_paired
-) -> Tensor:
-    """1 - tIoU (or 1 - gIoU with `giou_paired`) of matched pairs [M, 2], summed (eq. 8)."""
+def segment_overlap(segments_cw: Tensor, goal_cw: Tensor, *, overlap: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+    """1 - overlap, `tiou_paired` or `giou_paired`, of matched pairs [M, 2], summed (eq. 8)."""
     return (1 - overlap(centre_width_to_start_end(segments_cw), centre_width_to_start_end(goal_cw))).sum()
 
 
-def sigmoid_focal(logits: Tensor, labels: Tensor, *, alpha: float = 0.25, gamma: float = 2.0) -> Tensor:
+def sigmoid_focal(logits: Tensor, labels: Tensor, *, alpha: float, gamma: float) -> Tensor:
     """Focal loss (Lin et al., 2017) per element: logits and labels in {0, 1} of one shape -> that shape (eq. 9).
 
     -alpha_t (1 - p_t)^gamma log p_t, with alpha_t = alpha for positives and 1 - alpha for the rest.
@@ -50,11 +50,9 @@ def saliency_bce(logits: Tensor, is_action: Tensor, is_padding: Tensor) -> Tenso
     return _mean_of_valid(loss, is_padding)
 
 
-def saliency_focal(
-    logits: Tensor, is_action: Tensor, is_padding: Tensor, *, alpha: float = 0.25, gamma: float = 2.0
-) -> Tensor:
+def saliency_focal(logits: Tensor, is_action: Tensor, is_padding: Tensor) -> Tensor:
     """Focal form of `saliency_bce`, as the peers train it: all [B, T]."""
-    return _mean_of_valid(sigmoid_focal(logits, is_action, alpha=alpha, gamma=gamma), is_padding)
+    return _mean_of_valid(sigmoid_focal(logits, is_action, alpha=ALPHA, gamma=GAMMA), is_padding)
 
 
 def _mean_of_valid(loss: Tensor, is_padding: Tensor) -> Tensor:

@@ -15,11 +15,13 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from psftr.errors import PsftrError
-from psftr.segments import centre_width_to_start_end, tiou_pairwise
+from psftr.methods.psftr.losses import ALPHA, GAMMA
+from psftr.segments import centre_width_to_start_end
 
 if TYPE_CHECKING:
     from psftr.data.batches import Target
     from psftr.methods.psftr.network import LayerOutputs
+    from psftr.methods.psftr.settings import MatcherSettings
 
 ClassCost = Callable[["LayerOutputs", Tensor], Tensor]
 """(outputs of one layer, labels [B, N]) -> cost [B, Q, N]; lower means a better pair."""
@@ -39,15 +41,15 @@ def class_probability_cost(outputs: LayerOutputs, labels: Tensor) -> Tensor:
     return -_take_labels(outputs.class_logits.float().softmax(dim=-1), labels)
 
 
-def actionness_cost(outputs: LayerOutputs, labels: Tensor, *, alpha: float = 0.25, gamma: float = 2.0) -> Tensor:
+def actionness_cost(outputs: LayerOutputs, labels: Tensor) -> Tensor:
     """Focal loss of calling query q an action minus that of calling it background -> [B, Q, N].
 
     Blind to the label: every action of a window sees the same cost.
     """
     logits = outputs.actionness_logits.float()
     p = logits.sigmoid()
-    as_action = -alpha * (1 - p) ** gamma * F.logsigmoid(logits)
-    as_background = -(1 - alpha) * p**gamma * F.logsigmoid(-logits)
+    as_action = -ALPHA * (1 - p) ** GAMMA * F.logsigmoid(logits)
+    as_background = -(1 - ALPHA) * p**GAMMA * F.logsigmoid(-logits)
     return (as_action - as_background).unsqueeze(-1).expand(-1, -1, labels.shape[1])
 
 
@@ -66,15 +68,13 @@ def match(
     outputs: LayerOutputs,
     targets: Sequence[Target],
     *,
-    class_cost: ClassCost = class_cost,
-    overlap: Callable[[Tensor, Tensor], Tensor] = tiou_pairwise,
-    class_weight: float = 2.0,
-    l1_weight: float = 5.0,
-    overlap_weight: float = 2.0,
+    class_cost: ClassCost,
+    overlap: Callable[[Tensor, Tensor], Tensor],
+    weights: MatcherSettings,
 ) -> Matches:
     """The cheapest one-to-one pairing of queries and actions in every window.
 
-    cost = class_weight * class + l1_weight * L1(centre, width) + overlap_weight * (1 - overlap), computed once
+    cost = classification * class + l1 * L1(centre, width) + iou * (1 - overlap), weighted by `weights`, computed once
     for the whole batch with the targets padded to the longest list. `overlap` is `tiou_pairwise` or
     `giou_pairwise`. Raises PsftrError when the outputs are not finite.
     """
@@ -86,7 +86,7 @@ def match(
     segments_cw = outputs.segments_cw.float()
     l1 = (segments_cw.unsqueeze(2) - goal_cw.unsqueeze(1)).abs().sum(-1)  # [B, Q, N]
     shared = overlap(centre_width_to_start_end(segments_cw), centre_width_to_start_end(goal_cw))
-    cost = class_weight * class_cost(outputs, labels) + l1_weight * l1 + overlap_weight * (1 - shared)
+    cost = weights.classification * class_cost(outputs, labels) + weights.l1 * l1 + weights.iou * (1 - shared)
     table = cost.cpu().numpy()  # the only transfer
     try:
         pairs = [linear_sum_assignment(rows[:, :n]) for rows, n in zip(table, sizes)]

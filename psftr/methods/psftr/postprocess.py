@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
@@ -23,6 +22,7 @@ if TYPE_CHECKING:
     from psftr.data.batches import Batch
     from psftr.data.windows import Window
     from psftr.methods.psftr.network import Outputs
+    from psftr.methods.psftr.settings import PostprocessSettings
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,11 +46,13 @@ class WindowDetections:
         )
 
 
+PEER_THRESHOLD = 0.4  # tIoU, GAP's
+
 MergeRule = Callable[[Sequence[WindowDetections]], tuple[Detection, ...]]
 """All windows of one video -> its detections, best first, inside [0, duration]."""
 
 
-def roi_align_mean(features: Tensor, segments_se: Tensor, num_valid: Tensor, *, bins: int = 16) -> Tensor:
+def roi_align_mean(features: Tensor, segments_se: Tensor, num_valid: Tensor, *, bins: int) -> Tensor:
     """Mean over the bins of 1-D ROIAlign: features [B, T, D], segments [B, Q, 2] -> [B, Q, D].
 
     Segments are (start, end) in rows, inside [0, num_valid]; row t covers [t, t + 1), so its value sits at
@@ -83,30 +85,14 @@ def text_similarity(visual: Tensor, text: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Decoder:
-    """Outputs of a batch of windows -> detections of videos.
+class PostProcessor:
+    """Outputs of a batch of windows -> detections of videos. merge_rule makes those of a video of its windows'."""
 
-    roi_weight mixes the class probabilities: 1 takes them from ROIAligned raw features alone, 0 from the class
-    head alone. merge_rule replaces the class-wise soft-NMS, e.g. by `partial(hard_nms_merge, threshold=0.5)`.
-    """
-
-    roi_weight: float = 1.0
-    roi_bins: int = 16
-    logit_scale: float = 100.0
-    top_per_window: int = 100
-    soft_nms_sigma: float = 0.5
-    max_per_video: int = 200
-    min_score: float = 0.0
-    merge_rule: MergeRule | None = None
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.roi_weight <= 1:
-            raise PsftrError(f"roi_weight is {self.roi_weight}, not a share in [0, 1]: 1 is ROIAlign, 0 the class head")
-        if self.soft_nms_sigma <= 0:
-            raise PsftrError(f"soft_nms_sigma is {self.soft_nms_sigma}; it must be > 0 (small suppresses more)")
+    settings: PostprocessSettings
+    merge_rule: MergeRule
 
     @torch.no_grad()
-    def decode(
+    def detect(
         self, outputs: Outputs, batch: Batch, text: Tensor, class_names: Sequence[str]
     ) -> list[WindowDetections]:
         """The best `top_per_window` (query, class) pairs of every window; text [K, D] in `class_names` order.
@@ -134,7 +120,7 @@ class Decoder:
             scores = class_probability * actionness.unsqueeze(-1)  # [B, Q, K]
             is_empty = segments_se[..., 1] <= segments_se[..., 0]
             scores = scores.masked_fill(is_empty.unsqueeze(-1), -1.0).flatten(1)
-            best, index = scores.topk(min(self.top_per_window, scores.shape[1]), dim=1)
+            best, index = scores.topk(min(self.settings.top_per_window, scores.shape[1]), dim=1)
             query, labels = index // len(class_names), index % len(class_names)
             chosen = segments_se.gather(1, query.unsqueeze(-1).expand(-1, -1, 2)).cpu()
             best, labels = best.cpu(), labels.cpu()
@@ -158,7 +144,7 @@ class Decoder:
     ) -> Tensor:
         """[B, Q, K]: softmax of ROIAligned raw features against text, mixed with the class head's."""
         head = outputs.final.class_logits.float().softmax(-1)
-        if self.roi_weight == 0:
+        if self.settings.roi_weight == 0:
             return head
         features = batch.features.float()
         if features.shape[-1] != text.shape[-1]:
@@ -167,16 +153,13 @@ class Decoder:
                 "cannot be compared with text: use text of the features' encoder, or roi_weight=0"
             )
         rows = segments_se * features.shape[1]
-        pooled = roi_align_mean(features, rows, num_valid, bins=self.roi_bins)
-        roi = (self.logit_scale * text_similarity(pooled, text.float())).softmax(-1)
-        return self.roi_weight * roi + (1 - self.roi_weight) * head
+        pooled = roi_align_mean(features, rows, num_valid, bins=self.settings.roi_bins)
+        roi = (self.settings.logit_scale * text_similarity(pooled, text.float())).softmax(-1)
+        return self.settings.roi_weight * roi + (1 - self.settings.roi_weight) * head
 
     def merge(self, windows: Sequence[WindowDetections]) -> tuple[Detection, ...]:
         """All windows of one video -> its detections in seconds, best first, inside [0, duration]."""
-        rule = self.merge_rule or partial(
-            soft_nms_merge, sigma=self.soft_nms_sigma, max_kept=self.max_per_video, min_score=self.min_score
-        )
-        return rule(windows)
+        return self.merge_rule(windows)
 
     def merge_videos(self, windows: Iterable[WindowDetections]) -> dict[str, tuple[Detection, ...]]:
         """Windows of any number of videos, in any order -> detections by video id.
@@ -190,25 +173,21 @@ class Decoder:
         return {video_id: self.merge(list(places.values())) for video_id, places in by_video.items()}
 
 
-def soft_nms_merge(
-    windows: Sequence[WindowDetections], *, sigma: float, max_kept: int = 200, min_score: float = 0.0
-) -> tuple[Detection, ...]:
+def soft_nms_merge(windows: Sequence[WindowDetections], *, sigma: float, max_kept: int) -> tuple[Detection, ...]:
     """Class-wise Gaussian soft-NMS over all windows of a video."""
     segments_s, labels, scores = _pool(windows)
-    kept, decayed = soft_nms(segments_s, scores, sigma=sigma, min_score=min_score, max_kept=max_kept, groups=labels)
+    kept, decayed = soft_nms(segments_s, scores, sigma=sigma, max_kept=max_kept, groups=labels)
     return _detections(windows, segments_s[kept], labels[kept], decayed)
 
 
-def hard_nms_merge(
-    windows: Sequence[WindowDetections], *, threshold: float, max_kept: int = 200
-) -> tuple[Detection, ...]:
+def hard_nms_merge(windows: Sequence[WindowDetections], *, threshold: float, max_kept: int) -> tuple[Detection, ...]:
     """Class-wise NMS over all windows of a video: a tIoU above `threshold` with a better one removes."""
     segments_s, labels, scores = _pool(windows)
     kept = nms(segments_s, scores, threshold=threshold, groups=labels)[:max_kept]
     return _detections(windows, segments_s[kept], labels[kept], scores[kept])
 
 
-def peer_merge(windows: Sequence[WindowDetections], *, threshold: float = 0.4) -> tuple[Detection, ...]:
+def peer_merge(windows: Sequence[WindowDetections]) -> tuple[Detection, ...]:
     """GAP's rule, for protocol=peer only: class-wise NMS among the detections that touch a window overlap.
 
     Each overlap of neighbouring windows is treated by itself, so a detection that touches two overlaps can come
@@ -222,7 +201,7 @@ def peer_merge(windows: Sequence[WindowDetections], *, threshold: float = 0.4) -
         overlap_s = segments_s[:, 1].clamp(max=this_end_s) - segments_s[:, 0].clamp(min=next_start_s)
         touching = (overlap_s > 0).nonzero()[:, 0]
         is_left[touching] = False
-        best = nms(segments_s[touching], scores[touching], threshold=threshold, groups=labels[touching])
+        best = nms(segments_s[touching], scores[touching], threshold=PEER_THRESHOLD, groups=labels[touching])
         kept.append(touching[best])
     kept.append(is_left.nonzero()[:, 0])
     index = torch.cat(kept)

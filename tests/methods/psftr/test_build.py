@@ -5,11 +5,17 @@ import json
 
 import pytest
 import torch
+from parts import network_config
 
 from psftr.errors import PsftrError
 from psftr.methods.psftr import attention, heads, sgqg, spde, ssae
-from psftr.methods.psftr.build import VARIANTS, NetworkConfig, build_network
+from psftr.methods.psftr.build import NetworkConfig, build_network
+from psftr.methods.psftr.settings import ModelSettings, PsftrSettings
+from psftr.settings import from_dict, to_dict
 
+VARIANTS = {
+    field.name: field.metadata["choices"] for field in dataclasses.fields(ModelSettings) if field.metadata["choices"]
+}
 SMALL = {"feature_dim": 12, "text_dim": 12, "dim": 16, "heads": 4, "points": 2, "decoder_layers": 3, "queries": 6}
 
 TABLE_2 = [  # text_to_vision, vision_to_text, text_to_query of rows 1 to 7
@@ -54,7 +60,7 @@ def test_gradients_reach_every_parameter(variant):
 
 
 def test_the_paper_is_the_default():
-    config = NetworkConfig()
+    config = network_config()
     assert (config.dim, config.heads, config.encoder_layers, config.decoder_layers, config.queries) == (
         512,
         8,
@@ -110,14 +116,14 @@ def test_sizes_arrive():
 @pytest.mark.parametrize("variant", VARIANT_VALUES, ids=str)
 def test_config_round_trips_through_json(variant):
     config = NetworkConfig(**SMALL | variant)
-    assert NetworkConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
+    assert NetworkConfig(**json.loads(json.dumps(to_dict(config)))) == config
 
 
 def test_weights_round_trip_through_the_config():
     torch.manual_seed(0)
     config = NetworkConfig(**SMALL | {"dim": 8, "spde": "residual", "dropout": 0.0})
     network = build_network(config)
-    again = build_network(NetworkConfig.from_dict(config.to_dict()))
+    again = build_network(NetworkConfig(**to_dict(config)))
     again.load_state_dict(network.state_dict())
     inputs = torch.randn(2, 20, 12), torch.zeros(2, 20).bool(), torch.randn(3, 12)
     torch.testing.assert_close(again(*inputs).final.class_logits, network(*inputs).final.class_logits)
@@ -126,26 +132,21 @@ def test_weights_round_trip_through_the_config():
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"decoder_layer": 5}, "unknown network setting 'decoder_layer', did you mean 'decoder_layers'?"),
+        ({"decoder_layer": 5}, "no setting 'model.decoder_layer', did you mean 'decoder_layers'?"),
         ({"querys": 5}, "did you mean 'queries'?"),
-        ({"spde": "mlp"}, r"spde 'mlp' is unknown, did you mean '\w+'\? Choose one of none, residual"),
-        ({"class_head": "cosin"}, "class_head 'cosin' is unknown, did you mean 'cosine'?"),
-        ({"query_residual": "Literal"}, "query_residual 'Literal' is unknown, did you mean 'literal'?"),
+        ({"spde": "mlp"}, r"spde=mlp is unknown.* choose none, residual"),
+        ({"class_head": "cosin"}, "class_head=cosin is unknown, did you mean 'cosine'?"),
+        ({"query_residual": "Literal"}, "query_residual=Literal is unknown, did you mean 'literal'?"),
         ({"dim": 100, "heads": 8}, "dim 100 is not a multiple of heads 8"),
         ({"dim": 7, "heads": 7}, "dim must be even for the sine position encoding, got 7"),
         ({"decoder_layers": 0}, "decoder_layers must be at least 1, got 0"),
         ({"points": 1}, "points must be at least 2, got 1"),
-        ({"queries": 2.5}, "queries must be int, got 2.5"),
-        ({"heads": True}, "heads must be int, got True"),
-        ({"refine": 1}, "refine must be bool, got 1"),
-        ({"dropout": 1.0}, r"dropout must be in \[0, 1\), got 1.0"),
-        ({"adapter_ratio": 0.0}, r"adapter_ratio must be in \(0, 1\], got 0.0"),
-        ({"logit_scale": 0.5}, r"logit_scale must be in \[1, 200\], got 0.5"),
-        ({"text_dim": 768}, "spde=mlp_residual compares frames with names .* feature_dim is 512 and text_dim 768"),
-        (
-            {"text_dim": 768, "class_head": "clip_adapter"},
-            "spde=mlp_residual and class_head=clip_adapter compares frames with names",
-        ),
+        ({"queries": 2.5}, "queries must be a whole number, got 2.5"),
+        ({"heads": True}, "heads must be a whole number, got True"),
+        ({"refine": 1}, "refine must be true or false, got 1"),
+        ({"dropout": 1.0}, r"dropout must be below 1, got 1.0"),
+        ({"adapter_ratio": 0.0}, r"adapter_ratio must be above 0, got 0.0"),
+        ({"logit_scale": 0.5}, r"logit_scale must be at least 1, got 0.5"),
         (
             {"text_to_vision": False, "text_to_query": False},
             "vision_to_text alone changes only text that nothing reads",
@@ -154,10 +155,23 @@ def test_weights_round_trip_through_the_config():
 )
 def test_mistakes_are_one_line(values, message):
     with pytest.raises(PsftrError, match=message) as caught:
-        NetworkConfig.from_dict(values)
+        from_dict(PsftrSettings, {"model": values})
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({}, "spde=mlp_residual compares frames with names .* feature_dim is 512 and text_dim 768"),
+        ({"class_head": "clip_adapter"}, "spde=mlp_residual and class_head=clip_adapter compares frames with names"),
+        ({"feature_dim": 0}, "feature_dim must be a whole number of at least 1, got 0"),
+    ],
+)
+def test_widths_must_fit(values, message):
+    with pytest.raises(PsftrError, match=message):
+        network_config(text_dim=768, **values)
 
 
 def test_config_is_frozen():
     with pytest.raises(dataclasses.FrozenInstanceError):
-        NetworkConfig().dim = 3  # type: ignore[misc]
+        network_config().dim = 3  # type: ignore[misc]

@@ -6,13 +6,15 @@ from types import SimpleNamespace
 import pytest
 import torch
 import torch.distributed as dist
+from parts import criterion, match
 from torch import tensor
 
 from psftr.data.batches import Target
 from psftr.methods.psftr import losses
-from psftr.methods.psftr.criterion import Criterion, LossWeights, count_actions
-from psftr.methods.psftr.matcher import actionness_cost, match
+from psftr.methods.psftr.criterion import count_actions
+from psftr.methods.psftr.matcher import actionness_cost
 from psftr.methods.psftr.network import LayerOutputs, Outputs
+from psftr.methods.psftr.settings import LossSettings
 from psftr.segments import giou_paired
 
 
@@ -52,7 +54,7 @@ def test_every_term_by_hand():
         actionness_logits=tensor([[0.0, -math.log(3.0)]]),  # p = 1/2, 1/4
     )
     outputs = Outputs(final=final, saliency_logits=torch.zeros(1, 8), auxiliary=())
-    terms = Criterion()(outputs, batch_of([target([1], [[0.5, 0.2]])]))  # matched to query 0
+    terms = criterion()(outputs, batch_of([target([1], [[0.5, 0.2]])]))  # matched to query 0
     focal = 0.25 * 0.25 * math.log(2) + 0.75 * (1 / 16) * math.log(4 / 3)
     assert {name: term.item() for name, term in terms.items()} == pytest.approx(
         {
@@ -70,7 +72,7 @@ def test_query_terms_are_per_action_and_saliency_is_per_frame():
     # The same window twice: sums double, the number of actions doubles, nothing changes.
     outputs = random_outputs(batch=1)
     goals = target([0, 2], [[0.3, 0.2], [0.7, 0.2]])
-    once = Criterion()(outputs, batch_of([goals]))
+    once = criterion()(outputs, batch_of([goals]))
     final = outputs.final
     doubled = Outputs(
         final=LayerOutputs(
@@ -81,7 +83,7 @@ def test_query_terms_are_per_action_and_saliency_is_per_frame():
         saliency_logits=outputs.saliency_logits.repeat(2, 1),
         auxiliary=(),
     )
-    twice = Criterion()(doubled, batch_of([goals, goals]))
+    twice = criterion()(doubled, batch_of([goals, goals]))
     for name in once:
         assert twice[name].item() == pytest.approx(once[name].item(), rel=1e-5)
 
@@ -89,13 +91,13 @@ def test_query_terms_are_per_action_and_saliency_is_per_frame():
 def test_earlier_layers_are_matched_and_weighted_like_the_last():
     outputs = random_outputs(layers=3)
     batch = batch_of([target([0, 2], [[0.3, 0.2], [0.7, 0.2]]), target([1], [[0.5, 0.5]])])
-    terms = Criterion()(outputs, batch)
+    terms = criterion()(outputs, batch)
     per_layer = ["class", "l1", "iou", "actionness"]
     assert set(terms) == {
         *per_layer, "saliency", "total", *(f"aux{i}/{name}" for i in (0, 1) for name in per_layer)
     }  # fmt: skip
     first = Outputs(final=outputs.auxiliary[0], saliency_logits=outputs.saliency_logits, auxiliary=())
-    alone = Criterion()(first, batch)
+    alone = criterion()(first, batch)
     for name in per_layer:
         assert terms[f"aux0/{name}"].item() == pytest.approx(alone[name].item())
     total = terms.pop("total")
@@ -105,10 +107,10 @@ def test_earlier_layers_are_matched_and_weighted_like_the_last():
 def test_parts_are_passed_in():
     outputs = random_outputs()
     batch = batch_of([target([0], [[0.3, 0.2]]), target([1], [[0.5, 0.5]])])
-    plain = Criterion()(outputs, batch)
-    other = Criterion(
-        matcher=partial(match, class_cost=actionness_cost, class_weight=100.0),
-        weights=LossWeights(saliency=2.0),
+    plain = criterion()(outputs, batch)
+    other = criterion(
+        matcher=partial(match, class_cost=actionness_cost, classification=100.0),
+        weights=LossSettings(saliency=2.0),
         overlap=giou_paired,
         saliency_loss=losses.saliency_focal,
     )(outputs, batch)
@@ -121,7 +123,7 @@ def test_parts_are_passed_in():
 def test_a_batch_without_targets_is_finite_and_reaches_what_it_should(dtype):
     outputs = random_outputs(dtype=dtype, layers=2)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        terms = Criterion()(outputs, batch_of([target([], []), target([], [])]))
+        terms = criterion()(outputs, batch_of([target([], []), target([], [])]))
     for name in ("class", "l1", "iou", "aux0/class", "aux0/l1", "aux0/iou"):
         assert terms[name].item() == 0.0
     assert all(term.dtype == torch.float32 and torch.isfinite(term) for term in terms.values())
@@ -135,9 +137,9 @@ def test_a_batch_without_targets_is_finite_and_reaches_what_it_should(dtype):
 def test_float32_inside_autocast_equals_float32_outside():
     outputs = random_outputs()
     batch = batch_of([target([0, 2], [[0.3, 0.2], [0.7, 0.2]]), target([1], [[0.5, 0.5]])])
-    plain = Criterion()(outputs, batch)
+    plain = criterion()(outputs, batch)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        inside = Criterion()(outputs, batch)
+        inside = criterion()(outputs, batch)
     assert {name: term.item() for name, term in inside.items()} == {name: term.item() for name, term in plain.items()}
 
 

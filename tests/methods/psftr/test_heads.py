@@ -37,7 +37,7 @@ def test_references_at_the_border_stay_finite():
 
 
 def test_actionness_starts_at_its_prior():
-    head = ActionnessHead(dim=4, prior=0.01)
+    head = ActionnessHead(dim=4)
     torch.testing.assert_close(head(torch.zeros(2, 3, 4)).sigmoid(), torch.full((2, 3), 0.01))
 
 

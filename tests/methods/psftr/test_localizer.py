@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 import torch
+from parts import postprocessor
 from torch import nn
 
 from psftr.data.windows import WindowPolicy
@@ -10,7 +11,6 @@ from psftr.features.text import TextEmbeddings
 from psftr.methods.psftr.build import NetworkConfig, build_network
 from psftr.methods.psftr.localizer import PsftrLocalizer
 from psftr.methods.psftr.network import LayerOutputs, Outputs
-from psftr.methods.psftr.postprocess import Decoder
 
 NAMES = ("jump", "run", "throw")
 TEXT = TextEmbeddings(names=NAMES, embeddings=torch.eye(3, 4), encoder="made-up", prompt="{}")
@@ -55,8 +55,14 @@ class ReadsRuns(nn.Module):
 
 def localizer(network=None, **more):
     policy = WindowPolicy(mode="slide", size=8, test_overlap=0.25)
-    decoder = Decoder(soft_nms_sigma=0.01)
-    return PsftrLocalizer(network=network or ReadsRuns(), text=TEXT, decoder=decoder, policy=policy, **more)
+    parts = {"batch_size": 16, "device": "cpu"} | more
+    found = postprocessor(soft_nms_sigma=0.01)
+    return PsftrLocalizer(network=network or ReadsRuns(), text=TEXT, postprocessor=found, policy=policy, **parts)
+
+
+def localize(one, names, **more):
+    """The detections of one video."""
+    return dict(localizer(**more).localize([one], names))[one.video_id]
 
 
 def surest(detections):
@@ -67,7 +73,7 @@ def test_a_video_of_several_windows_in_seconds_of_the_video():
     classes = [None] * 20
     classes[2:5] = [0] * 3
     classes[16:19] = [2] * 3
-    found = localizer(batch_size=2).localize(video("v", rows_of(*classes)), NAMES)
+    found = localize(video("v", rows_of(*classes)), NAMES, batch_size=2)
     assert sorted(surest(found)) == [("jump", 2.0, 5.0), ("throw", 16.0, 19.0)]
     assert {d.video_id for d in found} == {"v"}
     assert all(0 <= d.start_s < d.end_s <= 20 for d in found)
@@ -75,14 +81,14 @@ def test_a_video_of_several_windows_in_seconds_of_the_video():
 
 @pytest.mark.parametrize("names", [("throw", "run", "jump"), ("run",), ("run", "jump")])
 def test_the_vocabulary_is_given_with_the_call(names):
-    found = localizer().localize(video("v", rows_of(None, 1, 1, 1, None)), names)
+    found = localize(video("v", rows_of(None, 1, 1, 1, None)), names)
     assert surest(found) == [("run", 1.0, 4.0)]
     assert {d.label for d in found} <= set(names)
 
 
 @pytest.mark.parametrize("length", [1, 7, 8, 9, 40])
 def test_any_length_of_video(length):
-    found = localizer().localize(video("v", rows_of(*[0] * length)), NAMES)
+    found = localize(video("v", rows_of(*[0] * length)), NAMES)
     assert found
     assert all(0 <= d.start_s < d.end_s <= length for d in found)
 
@@ -95,10 +101,10 @@ def test_many_videos_share_batches_and_equal_one_by_one():
     generator = np.random.default_rng(0)
     videos = [video(f"v{n}", generator.normal(size=(n, 4))) for n in (5, 30, 8, 1, 17)]
     ours = localizer(build_network(config), batch_size=3)
-    together = dict(ours.localize_many(videos, NAMES))
+    together = dict(ours.localize(videos, NAMES))
     assert list(together) == ["v5", "v30", "v8", "v1", "v17"]
     for one in videos:
-        alone = ours.localize(one, NAMES)
+        alone = dict(ours.localize([one], NAMES))[one.video_id]
         assert [d.label for d in alone] == [d.label for d in together[one.video_id]]
         for a, b in zip(alone, together[one.video_id]):
             assert (a.start_s, a.end_s, a.score) == pytest.approx((b.start_s, b.end_s, b.score), abs=1e-4)
@@ -112,7 +118,7 @@ def test_videos_come_out_as_soon_as_they_are_done():
             pulled.append(n)
             yield video(f"v{n}", rows_of(*[0] * 8))
 
-    results = localizer(batch_size=1).localize_many(videos(), NAMES)
+    results = localizer(batch_size=1).localize(videos(), NAMES)
     assert next(results)[0] == "v0"
     assert pulled == [0]
 
@@ -120,14 +126,14 @@ def test_videos_come_out_as_soon_as_they_are_done():
 def test_mistakes_are_named():
     clip = video("v", rows_of(0, 0))
     with pytest.raises(PsftrError, match="no text embedding for 'swim'"):
-        localizer().localize(clip, ("swim",))
+        localize(clip, ("swim",))
     with pytest.raises(PsftrError, match="no class names to look for"):
-        localizer().localize(clip, ())
+        localize(clip, ())
     with pytest.raises(PsftrError, match=r"video v: features \[0, 4\] are not \[T >= 1, D\]"):
-        localizer().localize(video("v", np.zeros((0, 4))), NAMES)
+        localize(video("v", np.zeros((0, 4))), NAMES)
     broken = rows_of(0, 0)
     broken[1, 2] = np.nan
     with pytest.raises(PsftrError, match="video v: features hold values that are not finite"):
-        localizer().localize(video("v", broken), NAMES)
+        localize(video("v", broken), NAMES)
     with pytest.raises(PsftrError, match="batch_size must be at least 1 window, got 0"):
         localizer(batch_size=0)

@@ -5,7 +5,7 @@ import torch
 from torch import tensor
 
 from psftr.methods.psftr import losses
-from psftr.segments import giou_paired
+from psftr.segments import giou_paired, tiou_paired
 
 
 def test_class_cross_entropy_sums_over_matched_queries():
@@ -17,9 +17,9 @@ def test_segment_terms_by_hand():
     predicted, goal = tensor([[0.6, 0.2], [0.5, 0.4]]), tensor([[0.5, 0.2], [0.5, 0.2]])
     assert losses.segment_l1(predicted, goal).item() == pytest.approx(0.1 + 0.2)
     # [0.5, 0.7] with [0.4, 0.6]: 1/3; [0.3, 0.7] with [0.4, 0.6]: 1/2.
-    assert losses.segment_overlap(predicted, goal).item() == pytest.approx(2 / 3 + 1 / 2)
+    assert losses.segment_overlap(predicted, goal, overlap=tiou_paired).item() == pytest.approx(2 / 3 + 1 / 2)
     apart = (tensor([[0.1, 0.2]]), tensor([[0.7, 0.2]]))  # hull 0.8, of which 0.4 uncovered
-    assert losses.segment_overlap(*apart).item() == pytest.approx(1.0)
+    assert losses.segment_overlap(*apart, overlap=tiou_paired).item() == pytest.approx(1.0)
     assert losses.segment_overlap(*apart, overlap=giou_paired).item() == pytest.approx(1.5)
 
 
@@ -32,7 +32,7 @@ def test_focal_by_hand():
         0.25 * 0.0625 * math.log(4 / 3),
         0.25 * 0.5625 * math.log(4),
     ]
-    assert losses.sigmoid_focal(logits, labels).tolist() == pytest.approx(expected)
+    assert losses.sigmoid_focal(logits, labels, alpha=0.25, gamma=2.0).tolist() == pytest.approx(expected)
     # gamma 0 and alpha 1/2 is half the cross-entropy.
     half = losses.sigmoid_focal(logits, labels, alpha=0.5, gamma=0.0)
     assert half[0].item() == pytest.approx(0.5 * math.log(2))
@@ -56,7 +56,7 @@ def test_every_loss_of_nothing_is_zero_with_a_gradient_path():
     total = (
         losses.class_cross_entropy(logits, torch.zeros(0, dtype=torch.long))
         + losses.segment_l1(cw, torch.zeros(0, 2))
-        + losses.segment_overlap(cw, torch.zeros(0, 2))
+        + losses.segment_overlap(cw, torch.zeros(0, 2), overlap=tiou_paired)
         + losses.saliency_bce(frames, torch.zeros(1, 4), everything_padded)
         + losses.saliency_focal(frames, torch.zeros(1, 4), everything_padded)
     )

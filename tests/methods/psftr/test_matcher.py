@@ -2,6 +2,7 @@ from functools import partial
 
 import pytest
 import torch
+from parts import match
 from torch import tensor
 
 from psftr.data.batches import Target
@@ -11,7 +12,6 @@ from psftr.methods.psftr.matcher import (
     class_and_actionness_cost,
     class_cost,
     class_probability_cost,
-    match,
 )
 from psftr.methods.psftr.network import LayerOutputs
 from psftr.segments import giou_pairwise
@@ -56,16 +56,16 @@ def test_the_cost_is_the_weighted_sum_of_its_three_terms():
     # Late by 0.1: L1 0.1, tIoU 1/3. Query 0: 2 * 0.127 + 5 * 0.1 + 2 * 2/3 = 2.087; query 1: 2 * 2.127 = 4.254.
     assert pairs(match(outputs, targets)) == [[(0, 0)]]
     # With class weight 0.8: 0.102 + 1.833 = 1.935 against 1.702.
-    assert pairs(match(outputs, targets, class_weight=0.8)) == [[(1, 0)]]
+    assert pairs(match(outputs, targets, classification=0.8)) == [[(1, 0)]]
     # Without the overlap term query 0 is cheaper again: 0.602 against 1.702.
-    assert pairs(match(outputs, targets, class_weight=0.8, overlap_weight=0.0)) == [[(0, 0)]]
+    assert pairs(match(outputs, targets, classification=0.8, iou=0.0)) == [[(0, 0)]]
 
 
 def test_giou_can_be_passed_in_place_of_iou():
     # Both disjoint from the target, equal L1 (0.4): IoU sees no difference, gIoU sees the gap.
     outputs = layer([[[0.9, 0.1], [0.6, 0.4]]])
     wide = [target([0], [[0.4, 0.2]])]
-    kwargs = {"class_weight": 0.0, "l1_weight": 0.0}
+    kwargs = {"classification": 0.0, "l1": 0.0}
     assert pairs(match(outputs, wide, overlap=giou_pairwise, **kwargs)) == [[(1, 0)]]
 
 

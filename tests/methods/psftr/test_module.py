@@ -1,32 +1,39 @@
 import copy
-import dataclasses
 
 import numpy as np
 import pytest
 import pytorch_lightning as pl
 import torch
+from parts import postprocessor
 from pytorch_lightning.callbacks import EMAWeightAveraging, ModelCheckpoint
 from torch import nn
 from torch.utils.data import DataLoader
 
-from psftr.checkpoints import load_checkpoint
+from psftr.checkpoints import load_saved, training_facts
 from psftr.data.annotations import Action
 from psftr.data.batches import Collate, Sample
 from psftr.data.windows import Window
+from psftr.engine.trainer import Facts
 from psftr.errors import PsftrError
 from psftr.evaluation.average_precision import evaluate_detections
 from psftr.features.text import TextEmbeddings
 from psftr.methods.psftr.build import NetworkConfig, build_network
-from psftr.methods.psftr.criterion import Criterion
-from psftr.methods.psftr.module import OptimizerConfig, PsftrModule, parameter_groups
-from psftr.methods.psftr.postprocess import Decoder
+from psftr.methods.psftr.module import PsftrModule, parameter_groups
+from psftr.methods.psftr.settings import (
+    LossSettings,
+    MatcherSettings,
+    ModelSettings,
+    OptimizerSettings,
+    PostprocessSettings,
+    PsftrSettings,
+)
 from psftr.segments import Timeline
+from psftr.settings import to_dict
 
 CLASSES = ("jump", "run", "throw")
 DIM, SIZE = 16, 32
-TINY = NetworkConfig(
-    feature_dim=DIM, text_dim=DIM, dim=32, heads=2, points=2, encoder_layers=1, decoder_layers=2, queries=8, dropout=0.0
-)  # fmt: skip
+TINY = ModelSettings(dim=32, heads=2, points=2, encoder_layers=1, decoder_layers=2, queries=8, dropout=0.0)
+WIDTHS = {"feature_dim": DIM, "text_dim": DIM}
 ACTIONS = {  # seconds; a row is a second
     "one": (Action(2.0, 9.0, "jump"), Action(14.0, 26.0, "run")),
     "two": (Action(5.0, 11.0, "throw"),),
@@ -64,20 +71,42 @@ def mean_ap(detections):
     return {"mAP": result.average}
 
 
-def module(*, seed=0, config=TINY, train_classes=CLASSES, score=mean_ap, optimizer=None, decoder=None, **more):
+def optimizer_settings(**changes):
+    return OptimizerSettings(**{"warmup_steps": 0} | changes)
+
+
+def module(*, seed=0, model=TINY, train_classes=CLASSES, score=mean_ap, optimizer=None, **more):
     torch.manual_seed(seed)
-    return PsftrModule(
-        network=build_network(config),
-        criterion=Criterion(),
-        decoder=decoder or Decoder(roi_weight=1.0),
-        text=text(),
-        train_classes=train_classes,
-        val_classes=CLASSES,
-        optimizer=optimizer or OptimizerConfig(lr=1e-3, lr_backbone=1e-3),
-        score=score,
-        checkpoint_facts={"network": config.to_dict(), "config": {"seed": seed}},
-        **more,
+    settings = PsftrSettings(
+        model=model,
+        matcher=MatcherSettings(cost="class"),
+        loss=LossSettings(),
+        optimizer=optimizer or optimizer_settings(lr=1e-3, lr_backbone=1e-3),
+        postprocess=PostprocessSettings(roi_weight=1.0, soft_nms_sigma=0.5),
     )
+    parts = {"settings": to_dict(settings), **WIDTHS, "text": text(), "score": score}
+    return PsftrModule(**parts | {"train_classes": list(train_classes), "val_classes": list(CLASSES)} | more)
+
+
+def facts(**changes):
+    """What `psftr train` keeps in a checkpoint of such a module."""
+    told = {
+        "method": "psftr",
+        "config": {"seed": 0},
+        "network": {**to_dict(TINY), **WIDTHS},
+        "train_classes": CLASSES,
+        "encoder": "made-up",
+        "synthetic": False,
+    }
+    return training_facts(**told | changes)
+
+
+def network_of(path):
+    """The network in a checkpoint."""
+    saved = load_saved(path)
+    network = build_network(NetworkConfig(**saved.facts["network"]))
+    saved.fill(network)
+    return network.eval(), saved.facts
 
 
 def loader(batches=1):
@@ -99,12 +128,12 @@ def trainer(folder, *, callbacks=(), checkpointing=False, **more):
 
 
 def test_one_batch_is_learnt_by_heart():
-    batch, model = one_batch(), module(decoder=Decoder(roi_weight=0.0))
-    optimizer = torch.optim.AdamW(parameter_groups(model.network, OptimizerConfig(lr=4e-3, lr_backbone=4e-3)))
+    batch, model = one_batch(), module()
+    optimizer = torch.optim.AdamW(parameter_groups(model.network, optimizer_settings(lr=4e-3, lr_backbone=4e-3)))
     schedule = torch.optim.lr_scheduler.LinearLR(optimizer, start_factor=1.0, end_factor=0.01, total_iters=150)
     history = []
     for _ in range(150):
-        losses = model.criterion(model(batch, model.train_text), batch)
+        losses = model.criterion(model(batch, model.names(CLASSES)), batch)
         optimizer.zero_grad()
         losses["total"].backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -115,17 +144,17 @@ def test_one_batch_is_learnt_by_heart():
     for name, first in history[0].items():
         assert history[-1][name] < 0.3 * first, f"{name} went from {first} to {history[-1][name]}"
     with torch.no_grad():
-        outputs = model(batch, model.train_text)
+        outputs = model(batch, model.names(CLASSES))
     # The class head learnt the names by heart; ROIAligned features know them anyway. Both must find everything.
     for roi_weight in (0.0, 1.0):
-        decoder = Decoder(roi_weight=roi_weight, soft_nms_sigma=0.1)
-        detections = decoder.merge_videos(decoder.decode(outputs, batch, model.train_text, CLASSES))
+        decoder = postprocessor(roi_weight=roi_weight, soft_nms_sigma=0.1)
+        detections = decoder.merge_videos(decoder.detect(outputs, batch, model.names(CLASSES), CLASSES))
         assert mean_ap(detections) == {"mAP": 1.0}
 
 
 def test_gradients_reach_every_parameter():
     batch, model = one_batch(), module()
-    model.criterion(model(batch, model.train_text), batch)["total"].backward()
+    model.criterion(model(batch, model.names(CLASSES)), batch)["total"].backward()
     unreached = [n for n, p in model.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0]
     assert unreached == []
     assert all(torch.isfinite(p.grad).all() for p in model.parameters())
@@ -152,27 +181,27 @@ def test_fit_logs_every_term_and_scores_whole_videos(tmp_path):
 
 def test_without_targets_in_validation_only_the_score_is_logged(tmp_path):
     run = trainer(tmp_path, max_epochs=1, num_sanity_val_steps=0)
-    run.fit(module(log_val_losses=False), loader(1), loader(1))
+    run.fit(module(is_peer=True), loader(1), loader(1))
     assert [name for name in run.callback_metrics if name.startswith("val/")] == ["val/mAP"]
 
 
 def test_a_checkpoint_holds_plain_values_and_no_text(tmp_path):
     keep = ModelCheckpoint(dirpath=tmp_path, filename="best", monitor="val/mAP", mode="max")
-    run = trainer(tmp_path, max_epochs=2, num_sanity_val_steps=0, callbacks=[keep], checkpointing=True)
-    model = module(optimizer=OptimizerConfig(warmup_steps=3, drop_epoch=1))
+    run = trainer(tmp_path, max_epochs=2, num_sanity_val_steps=0, callbacks=[keep, Facts(facts())], checkpointing=True)
+    model = module(optimizer=optimizer_settings(warmup_steps=3, drop_epoch=1))
     run.fit(model, loader(2), loader(1))
     run.save_checkpoint(tmp_path / "last.ckpt")
     saved = torch.load(tmp_path / "last.ckpt", weights_only=True)
-    facts = saved["psftr"]
-    assert facts["seen_classes"] == list(CLASSES)
-    assert facts["encoder"] == "made-up"
-    assert facts["network"] == TINY.to_dict()
-    assert (facts["format_version"], facts["config"]) == (1, {"seed": 0})
-    assert facts["code_version"]
+    told = saved["psftr"]
+    assert told["train_classes"] == list(CLASSES)
+    assert told["encoder"] == "made-up"
+    assert told["network"] == {**to_dict(TINY), **WIDTHS}
+    assert (told["format_version"], told["config"]) == (2, {"seed": 0})
+    assert told["code_version"]
     assert not [name for name in saved["state_dict"] if "text" in name and not name.startswith("network.")]
     assert all(name.startswith("network.") for name in saved["state_dict"])
-    network, read = load_checkpoint(tmp_path / "last.ckpt")
-    assert read == facts
+    network, read = network_of(tmp_path / "last.ckpt")
+    assert read == told
     batch, two_names = one_batch(), text().select(("swim", "run"))
     expected = model.network.eval()(batch.features, batch.is_padding, two_names)
     found = network(batch.features, batch.is_padding, two_names)
@@ -183,7 +212,7 @@ def test_a_checkpoint_holds_plain_values_and_no_text(tmp_path):
 def test_a_resumed_run_ends_where_an_unbroken_one_does(tmp_path):
     def fit(epochs, resume=None):
         run = trainer(tmp_path, max_epochs=epochs, limit_val_batches=0)
-        model = module(optimizer=OptimizerConfig(lr=1e-3, warmup_steps=5, drop_epoch=2))
+        model = module(optimizer=optimizer_settings(lr=1e-3, warmup_steps=5, drop_epoch=2))
         run.fit(model, loader(2), ckpt_path=resume, weights_only=True if resume else None)
         return run, model
 
@@ -196,46 +225,46 @@ def test_a_resumed_run_ends_where_an_unbroken_one_does(tmp_path):
 
 
 def test_another_training_is_refused():
-    saved = {"psftr": module().facts}
-    module().on_load_checkpoint(copy.deepcopy(saved))
+    def resume(there, here):
+        Facts(here).on_load_checkpoint(None, None, {"psftr": there})
+
+    saved = facts()
+    resume(copy.deepcopy(saved), facts())
     with pytest.raises(PsftrError, match=r"other seen classes \(throw only there, none only here\).*with its split"):
-        module(train_classes=("jump", "run")).on_load_checkpoint(saved)
-    wider = dataclasses.replace(TINY, heads=4)
+        resume(saved, facts(train_classes=("jump", "run")))
     with pytest.raises(PsftrError, match=r"network differs \(heads 2 there, 4 here\)"):
-        module(config=wider).on_load_checkpoint(saved)
-    newer = {"psftr": {**saved["psftr"], "format_version": 9}}
-    with pytest.raises(PsftrError, match=r"format version 9, this psftr reads 1: use the psftr that wrote it"):
-        module().on_load_checkpoint(newer)
-    elsewhere = {"psftr": {**saved["psftr"], "encoder": "other"}}
+        resume(saved, facts(network={**saved["network"], "heads": 4}))
+    with pytest.raises(PsftrError, match=r"format version 9, this psftr reads 1 and 2: use the psftr that wrote it"):
+        resume({**saved, "format_version": 9}, facts())
     with pytest.raises(PsftrError, match="trained on features of other, these are of made-up"):
-        module().on_load_checkpoint(elsewhere)
-    with pytest.raises(PsftrError, match="not a checkpoint of PSFTR"):
-        module().on_load_checkpoint({"state_dict": {}})
+        resume({**saved, "encoder": "other"}, facts())
+    with pytest.raises(PsftrError, match="not a checkpoint of psftr"):
+        Facts(facts()).on_load_checkpoint(None, None, {"state_dict": {}})
 
 
-def test_checkpoint_facts_must_be_plain_and_name_the_network():
-    with pytest.raises(ValueError, match="lack 'network'"):
-        PsftrModule(**(arguments() | {"checkpoint_facts": {}}))
+def test_checkpoint_facts_must_be_plain():
     with pytest.raises(ValueError, match="plain values"):
-        PsftrModule(**(arguments() | {"checkpoint_facts": {"network": TINY}}))
+        facts(network=TINY)
 
 
-def arguments():
-    return {
-        "network": build_network(TINY),
-        "criterion": Criterion(),
-        "decoder": Decoder(),
-        "text": text(),
-        "train_classes": CLASSES,
-        "val_classes": CLASSES,
-        "optimizer": OptimizerConfig(),
-        "checkpoint_facts": {"network": TINY.to_dict()},
-    }
+def test_lightning_builds_the_module_again_from_its_checkpoint(tmp_path):
+    run = trainer(tmp_path, max_epochs=1, num_sanity_val_steps=0)
+    model = module()
+    run.fit(model, loader(1), loader(1))
+    run.save_checkpoint(tmp_path / "own.ckpt")
+    again = PsftrModule.load_from_checkpoint(tmp_path / "own.ckpt", weights_only=True)
+    assert (again.train_classes, again.hparams.feature_dim) == (CLASSES, DIM)
+    for (name, one), other in zip(model.named_parameters(), again.parameters()):
+        assert torch.equal(one, other), name
+    with pytest.raises(PsftrError, match=r"no class texts: give text=TextEmbeddings"):
+        again.names(CLASSES)
+    told = PsftrModule.load_from_checkpoint(tmp_path / "own.ckpt", weights_only=True, text=text())
+    assert told.names(("swim",)).shape == (1, DIM)
 
 
 def test_moving_average_of_weights_is_what_is_validated_and_saved(tmp_path):
     keep = ModelCheckpoint(dirpath=tmp_path, filename="last")
-    callbacks = [EMAWeightAveraging(decay=0.5), keep]
+    callbacks = [EMAWeightAveraging(decay=0.5), keep, Facts(facts())]
     run = trainer(tmp_path, max_epochs=1, num_sanity_val_steps=0, checkpointing=True, callbacks=callbacks)
     model = module()
     start = copy.deepcopy(model.network.state_dict())
@@ -246,14 +275,13 @@ def test_moving_average_of_weights_is_what_is_validated_and_saved(tmp_path):
     assert not torch.equal(averaged, current)
     assert torch.equal(model.network.state_dict()[name], averaged)  # training ends with the average in place
     assert not torch.equal(averaged, start[name])
-    assert torch.equal(model.train_text, text().select(CLASSES))  # averaged like any buffer, and constant
-    network, _ = load_checkpoint(tmp_path / "last.ckpt")
+    network, _ = network_of(tmp_path / "last.ckpt")
     assert torch.equal(network.state_dict()[name], averaged)
 
 
 def test_optimizer_groups_by_hand():
     network = SimpleNetwork()
-    config = OptimizerConfig(lr=0.1, lr_backbone=0.01, weight_decay=0.5)
+    config = optimizer_settings(lr=0.1, lr_backbone=0.01, weight_decay=0.5)
     groups = {group["name"]: group for group in parameter_groups(network, config)}
     shapes = {name: sorted(tuple(p.shape) for p in group["params"]) for name, group in groups.items()}
     assert shapes == {
@@ -284,8 +312,8 @@ class SimpleNetwork(nn.Module):
 
 
 def test_every_parameter_of_the_network_is_in_one_group():
-    network = build_network(TINY)
-    grouped = [id(p) for group in parameter_groups(network, OptimizerConfig()) for p in group["params"]]
+    network = build_network(NetworkConfig(**to_dict(TINY), **WIDTHS))
+    grouped = [id(p) for group in parameter_groups(network, optimizer_settings()) for p in group["params"]]
     assert sorted(grouped) == sorted(id(p) for p in network.parameters())
 
 
@@ -296,14 +324,14 @@ def test_learning_rate_warms_up_and_drops(tmp_path):
         def on_train_batch_start(self, trainer, *_):
             rates.append(trainer.optimizers[0].param_groups[0]["lr"])
 
-    optimizer = OptimizerConfig(lr=1.0, lr_backbone=1.0, warmup_steps=3, drop_epoch=2, drop_factor=0.5)
+    optimizer = optimizer_settings(lr=1.0, lr_backbone=1.0, warmup_steps=3, drop_epoch=2, drop_factor=0.5)
     run = trainer(tmp_path, max_epochs=3, limit_val_batches=0, callbacks=[Watch()])
     run.fit(module(optimizer=optimizer), loader(2))
     assert rates == pytest.approx([0.25, 0.5, 0.75, 1.0, 0.5, 0.5])
-    with pytest.raises(PsftrError, match="lr must be > 0, got 0"):
-        OptimizerConfig(lr=0)
-    with pytest.raises(PsftrError, match="warmup_steps must be >= 0, got -1"):
-        OptimizerConfig(warmup_steps=-1)
+    with pytest.raises(PsftrError, match="lr must be above 0, got 0"):
+        optimizer_settings(lr=0)
+    with pytest.raises(PsftrError, match="warmup_steps must be at least 0, got -1"):
+        optimizer_settings(warmup_steps=-1)
 
 
 def test_bfloat16_training_step_on_the_cpu(tmp_path):
@@ -318,7 +346,8 @@ def test_bfloat16_training_step_on_the_cpu(tmp_path):
 
 
 def test_prediction_takes_any_vocabulary(tmp_path):
-    model = module(predict_classes=("swim", "jump"))
+    model = module()
+    model.predict_classes = ("swim", "jump")
     run = trainer(tmp_path)
     merged = model.merge_predictions(run.predict(model, loader(1)))
     assert list(merged) == ["one", "two", "three"]
@@ -330,16 +359,16 @@ def test_prediction_takes_any_vocabulary(tmp_path):
 
 def test_names_without_text_are_refused():
     with pytest.raises(PsftrError, match="no text embedding for 'fly'"):
-        module(train_classes=("jump", "fly"))
+        module(train_classes=("jump", "fly")).names(("jump", "fly"))
 
 
 def test_the_log_weighs_batches_by_their_windows(tmp_path):
     # Two batches of 3 and 1 windows: the epoch's figure is the mean over windows, not over batches.
     batches = [one_batch(), one_batch(("one",))]
-    model = module(optimizer=OptimizerConfig(lr=1e-12, lr_backbone=1e-12, weight_decay=0.0))
+    model = module(optimizer=optimizer_settings(lr=1e-12, lr_backbone=1e-12, weight_decay=0.0))
     run = trainer(tmp_path, max_epochs=1, limit_val_batches=0)
     with torch.no_grad():
-        terms = [model.criterion(model(batch, model.train_text), batch)["total"].item() for batch in batches]
+        terms = [model.criterion(model(batch, model.names(CLASSES)), batch)["total"].item() for batch in batches]
     run.fit(model, DataLoader(batches, batch_size=None))
     expected = (3 * terms[0] + terms[1]) / 4
     assert run.callback_metrics["train/total"].item() == pytest.approx(expected, rel=1e-3)

@@ -1,9 +1,9 @@
-from functools import partial
 from types import SimpleNamespace
 
 import pytest
 import torch
 import torch.nn.functional as F
+from parts import postprocessor
 from torch import tensor
 from torchvision.ops import roi_align
 
@@ -11,7 +11,6 @@ from psftr.data.windows import Window
 from psftr.errors import PsftrError
 from psftr.methods.psftr.network import LayerOutputs, Outputs
 from psftr.methods.psftr.postprocess import (
-    Decoder,
     WindowDetections,
     hard_nms_merge,
     peer_merge,
@@ -76,7 +75,7 @@ def batch_of(windows, features=None):
 
 def test_scores_are_class_probability_times_actionness_in_seconds_of_the_video():
     outputs = outputs_of([[[0.5, 0.2], [0.25, 0.1]]], [[[0.0, 0.0], [torch.tensor(3.0).log(), 0.0]]], [[0.5, 0.8]])
-    (found,) = Decoder(roi_weight=0.0).decode(outputs, batch_of([window(offset=20.0)]), torch.eye(2), NAMES)
+    (found,) = postprocessor(roi_weight=0.0).detect(outputs, batch_of([window(offset=20.0)]), torch.eye(2), NAMES)
     # Query 1: 0.8 * 3/4 jump, 0.8 * 1/4 run over [22, 23]; query 0: 0.5 * 1/2 for both over [24, 26].
     assert found.scores.tolist() == pytest.approx([0.6, 0.25, 0.25, 0.2])
     assert found.labels.tolist()[0] == 0
@@ -95,14 +94,14 @@ def test_roi_classification_reads_the_frames_of_the_segment():
     outputs = outputs_of([[[0.25, 0.3], [0.75, 0.3]]], [[[0.0, 0.0], [0.0, 0.0]]], [[0.9, 0.8]])
     batch = batch_of([window()], features)
     roi, head, mixed = (
-        Decoder(roi_weight=w, top_per_window=2).decode(outputs, batch, text, NAMES)[0] for w in (1.0, 0.0, 0.75)
+        postprocessor(roi_weight=w, top_per_window=2).detect(outputs, batch, text, NAMES)[0] for w in (1.0, 0.0, 0.75)
     )
     assert roi.labels.tolist() == [0, 1]
     assert roi.scores.tolist() == pytest.approx([0.9, 0.8])  # cosine 1 against 0, times 100: certain
     assert head.scores.tolist() == pytest.approx([0.45, 0.45])
     # 0.75 * 1 + 0.25 * 0.5 = 0.875
     assert mixed.scores.tolist() == pytest.approx([0.9 * 0.875, 0.8 * 0.875])
-    soft = Decoder(logit_scale=1.0, top_per_window=1).decode(outputs, batch, text, NAMES)[0]
+    soft = postprocessor(logit_scale=1.0, top_per_window=1).detect(outputs, batch, text, NAMES)[0]
     assert soft.scores.item() == pytest.approx(0.9 * F.softmax(tensor([1.0, 0.0]), 0)[0].item())
 
 
@@ -120,7 +119,9 @@ def test_reordering_the_names_permutes_the_labels_only():
             actionness_logits=torch.randn(2, 4, generator=torch.Generator().manual_seed(2)),
         )
         outputs = Outputs(final=final, saliency_logits=torch.zeros(2, 10), auxiliary=())
-        return Decoder(roi_weight=0.5).merge_videos(Decoder(roi_weight=0.5).decode(outputs, batch, text, names))
+        return postprocessor(roi_weight=0.5).merge_videos(
+            postprocessor(roi_weight=0.5).detect(outputs, batch, text, names)
+        )
 
     one = decode(logits, text, names)["v"]
     other = decode(logits[..., order], text[order], tuple(names[i] for i in order))["v"]
@@ -134,15 +135,17 @@ def test_segments_stay_inside_the_valid_rows():
     # lies before the window.
     cw = [[[0.6, 0.2], [0.8, 0.2], [0.3, 0.0], [0.05, 0.3]]]
     outputs = outputs_of(cw, [[[0.0, 0.0]] * 4], [[0.9, 0.99, 0.98, 0.5]])
-    decoder = Decoder(roi_weight=0.0)
-    (found,) = decoder.decode(outputs, batch_of([window(num_valid=6)]), torch.eye(2), NAMES)
+    decoder = postprocessor(roi_weight=0.0)
+    (found,) = decoder.detect(outputs, batch_of([window(num_valid=6)]), torch.eye(2), NAMES)
     torch.testing.assert_close(found.segments_s[::2], tensor([[5.0, 6.0], [0.0, 2.0]]))
     assert len(found.scores) == 4
 
 
 def test_only_the_best_pairs_of_a_window_are_kept():
     outputs = outputs_of([[[0.5, 0.2]] * 3], [[[1.0, 0.0]] * 3], [[0.9, 0.8, 0.7]])
-    (found,) = Decoder(roi_weight=0.0, top_per_window=2).decode(outputs, batch_of([window()]), torch.eye(2), NAMES)
+    (found,) = postprocessor(roi_weight=0.0, top_per_window=2).detect(
+        outputs, batch_of([window()]), torch.eye(2), NAMES
+    )
     assert found.labels.tolist() == [0, 0]
     assert found.scores[0] > found.scores[1]
 
@@ -150,16 +153,16 @@ def test_only_the_best_pairs_of_a_window_are_kept():
 def test_mistakes_are_named():
     outputs = outputs_of([[[0.5, 0.2]]], [[[0.0, 0.0]]], [[0.5]])
     with pytest.raises(PsftrError, match="features have 2 dimensions and text 3"):
-        Decoder().decode(outputs, batch_of([window()]), torch.ones(2, 3), NAMES)
+        postprocessor().detect(outputs, batch_of([window()]), torch.ones(2, 3), NAMES)
     with pytest.raises(ValueError, match="2 class names for 3 text embeddings"):
-        Decoder().decode(outputs, batch_of([window()]), torch.ones(3, 2), NAMES)
+        postprocessor().detect(outputs, batch_of([window()]), torch.ones(3, 2), NAMES)
     broken = outputs_of([[[float("nan"), 0.2]]], [[[0.0, 0.0]]], [[0.5]])
     with pytest.raises(PsftrError, match="outputs are not finite"):
-        Decoder().decode(broken, batch_of([window()]), torch.eye(2), NAMES)
-    with pytest.raises(PsftrError, match="roi_weight is 2"):
-        Decoder(roi_weight=2)
-    with pytest.raises(PsftrError, match="soft_nms_sigma is 0"):
-        Decoder(soft_nms_sigma=0)
+        postprocessor().detect(broken, batch_of([window()]), torch.eye(2), NAMES)
+    with pytest.raises(PsftrError, match="roi_weight must be at most 1, got 2"):
+        postprocessor(roi_weight=2)
+    with pytest.raises(PsftrError, match="soft_nms_sigma must be above 0, got 0"):
+        postprocessor(soft_nms_sigma=0)
 
 
 def test_decoding_is_float32_inside_autocast():
@@ -167,9 +170,9 @@ def test_decoding_is_float32_inside_autocast():
     batch = batch_of([window()], torch.randn(1, 10, 8, generator=generator))
     outputs = outputs_of([[[0.5, 0.2], [0.3, 0.4]]], [[[0.3, 0.1], [0.0, 0.2]]], [[0.5, 0.7]])
     text = torch.randn(2, 8, generator=generator)
-    plain = Decoder().decode(outputs, batch, text, NAMES)[0].scores
+    plain = postprocessor().detect(outputs, batch, text, NAMES)[0].scores
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        inside = Decoder().decode(outputs, batch, text, NAMES)[0].scores
+        inside = postprocessor().detect(outputs, batch, text, NAMES)[0].scores
     assert torch.equal(inside, plain)
 
 
@@ -198,21 +201,21 @@ def test_windows_merge_in_seconds_class_by_class():
     # Both windows saw [8, 12]; the other class and the distant segment are untouched.
     first = found_in(window(offset=0), [(8.0, 12.0, 0, 0.9), (1.0, 2.0, 0, 0.3)])
     second = found_in(window(offset=5), [(8.0, 12.0, 0, 0.8), (8.0, 12.0, 1, 0.7)])
-    merged = spans(soft_nms_merge([first, second], sigma=0.5))
+    merged = spans(soft_nms_merge([first, second], sigma=0.5, max_kept=200))
     # exp(-1 / 0.5) = 0.135: the repeat falls to 0.108.
     assert merged == [
         ("jump", 8.0, 12.0, 0.9), ("run", 8.0, 12.0, 0.7), ("jump", 1.0, 2.0, 0.3), ("jump", 8.0, 12.0, 0.108)
     ]  # fmt: skip
-    assert spans(hard_nms_merge([first, second], threshold=0.4)) == merged[:3]
+    assert spans(hard_nms_merge([first, second], threshold=0.4, max_kept=200)) == merged[:3]
     assert spans(hard_nms_merge([first, second], threshold=0.4, max_kept=2)) == merged[:2]
-    assert spans(Decoder(max_per_video=2).merge([first, second])) == merged[:2]
-    assert spans(Decoder(merge_rule=partial(hard_nms_merge, threshold=0.4)).merge([first, second])) == merged[:3]
+    assert spans(postprocessor(max_per_video=2).merge([first, second])) == merged[:2]
+    assert spans(postprocessor(merge="nms", nms_threshold=0.4).merge([first, second])) == merged[:3]
 
 
 def test_detections_are_clipped_to_the_video():
     ends_early = window(offset=95, duration_s=99.3)
     found = found_in(ends_early, [(98.0, 101.0, 0, 0.9), (99.5, 101.0, 0, 0.8), (-1.0, 3.0, 1, 0.7)])
-    merged = Decoder().merge([found])
+    merged = postprocessor().merge([found])
     assert spans(merged) == [("jump", 98.0, 99.3, 0.9), ("run", 0.0, 3.0, 0.7)]
     assert merged[0].end_s <= 99.3  # not the float32 above it
 
@@ -225,7 +228,7 @@ def test_videos_are_kept_apart_and_repeated_windows_count_once():
         found_in(one, [(1.0, 2.0, 0, 0.5)]),  # a distributed sampler's padding
         found_in(window(video_id="one", offset=5), [(6.0, 7.0, 0, 0.4)]),
     ]
-    merged = Decoder().merge_videos(windows)
+    merged = postprocessor().merge_videos(windows)
     assert list(merged) == ["one", "two"]
     assert spans(merged["one"]) == [("jump", 1.0, 2.0, 0.5), ("jump", 6.0, 7.0, 0.4)]
     assert merged["two"] == ()
@@ -239,7 +242,7 @@ def test_the_peers_rule_suppresses_in_window_overlaps_only_and_may_repeat():
         found_in(window(offset=8), [(7.2, 9.5, 0, 0.3), (9.0, 17.0, 0, 0.6)]),
         found_in(window(offset=16), [(20.0, 22.0, 1, 0.2)]),
     ]
-    assert spans(peer_merge(windows, threshold=0.4)) == [
+    assert spans(peer_merge(windows)) == [
         ("jump", 7.0, 9.5, 0.9),
         ("jump", 9.0, 17.0, 0.6),
         ("jump", 9.0, 17.0, 0.6),  # touches both overlaps

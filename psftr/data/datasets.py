@@ -1,0 +1,208 @@
+"""The data sets psftr knows, each in one `DatasetSpec`, and how a folder of one is opened.
+
+A new data set is one more entry of `DATASETS` and one file conf/dataset/NAME.yaml.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from psftr.data.annotations import IGNORED_LABELS, Annotations, Video, known_ids, read_annotations
+from psftr.data.sources import ACTIVITYNET13, THUMOS14, Source
+from psftr.data.splits import ClassSplit, open_split
+from psftr.errors import PsftrError
+from psftr.files import nearest
+from psftr.settings import PROTOCOLS, DatasetSettings, SplitSettings
+
+if TYPE_CHECKING:
+    from psftr.features.store import FeatureStore
+
+
+@dataclass(frozen=True, kw_only=True)
+class PeerRules:
+    """What earlier zero-shot repositories do differently in the test on a data set; of protocol=peer only.
+
+    excluded_videos: ids left out of the test. min_action_s: test actions of this length or less are left out.
+    penalises_ambiguous: a detection on an ignored instance counts as a false positive.
+    """
+
+    excluded_videos: tuple[str, ...] = ()
+    min_action_s: float = 0.0
+    penalises_ambiguous: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class DatasetSpec:
+    """What is known of a data set, whoever holds its files.
+
+    ignore_labels: labels whose instances are neither ground truth nor background.
+    tious: rising thresholds of the average mAP; printed_tious: those a table has room for.
+    double_labels: pairs of classes that annotate the same segments twice.
+    source: where `psftr prepare` gets the files; None where there is nothing to fetch.
+    """
+
+    name: str
+    title: str
+    train_subset: str
+    test_subset: str
+    tious: tuple[float, ...]
+    printed_tious: tuple[float, ...]
+    ignore_labels: tuple[str, ...] = ()
+    double_labels: tuple[tuple[str, str], ...] = ()
+    is_synthetic: bool = False
+    peer: PeerRules = PeerRules()
+    source: Source | None = None
+
+
+_TIOUS_THUMOS14 = (0.3, 0.4, 0.5, 0.6, 0.7)
+
+_SPECS = (
+    DatasetSpec(
+        name="synthetic",
+        title="Synthetic world",
+        train_subset="training",
+        test_subset="validation",
+        tious=_TIOUS_THUMOS14,
+        printed_tious=_TIOUS_THUMOS14,
+        is_synthetic=True,
+        peer=PeerRules(penalises_ambiguous=True),
+    ),
+    DatasetSpec(
+        name="thumos14",
+        title="THUMOS14",
+        train_subset="val",
+        test_subset="test",
+        ignore_labels=IGNORED_LABELS,
+        tious=_TIOUS_THUMOS14,
+        printed_tious=_TIOUS_THUMOS14,
+        double_labels=(("CliffDiving", "Diving"),),
+        peer=PeerRules(
+            # wrong annotations, wrong timing, or features that nobody has
+            excluded_videos=tuple(f"video_test_{number:07d}" for number in (270, 504, 814, 1292, 1496)),
+            penalises_ambiguous=True,
+        ),
+        source=THUMOS14,
+    ),
+    DatasetSpec(
+        name="activitynet13",
+        title="ActivityNet-1.3",
+        train_subset="training",
+        test_subset="validation",
+        tious=tuple(round(0.5 + 0.05 * i, 2) for i in range(10)),
+        printed_tious=(0.5, 0.75, 0.95),
+        peer=PeerRules(min_action_s=1.0),
+        source=ACTIVITYNET13,
+    ),
+)
+DATASETS: Mapping[str, DatasetSpec] = {spec.name: spec for spec in _SPECS}
+
+
+def dataset_spec(name: str) -> DatasetSpec:
+    """Raises PsftrError for a name without a spec, with the nearest that has one."""
+    if name not in DATASETS:
+        raise PsftrError(
+            f"no data set {name!r}{nearest(name, DATASETS) or ';'} psftr knows {', '.join(DATASETS)}, "
+            "and a new one needs a DatasetSpec in psftr/data/datasets.py"
+        )
+    return DATASETS[name]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Dataset:
+    """An opened data set: its files, read and checked, and one of its class splits.
+
+    spec: with the subsets and ignored labels that were asked for in place of the data set's own.
+    """
+
+    spec: DatasetSpec
+    root: Path
+    annotations: Annotations
+    store: FeatureStore
+    split: ClassSplit
+
+    @property
+    def name(self) -> str:
+        return self.spec.name
+
+    def provenance(self) -> dict[str, Any]:
+        """The `split` and `features` entries of a predictions file."""
+        split, store = self.split, self.store
+        return {
+            "split": {
+                "dataset": self.name,
+                "source": split.source,
+                "ratio": split.ratio,
+                "index": split.index,
+                "seen": list(split.seen),
+                "unseen": list(split.unseen),
+            },
+            "features": {
+                "encoder": store.encoder,
+                "dim": store.dim,
+                "identity": store.identity,
+                "synthetic": store.synthetic,
+            },
+        }
+
+    def test_videos(self, protocol: str, exclude: Iterable[str]) -> tuple[str, ...]:
+        """Ids of the test videos with an action of an unseen class and with features, in the annotations' order.
+
+        `exclude`: ids to leave out; protocol=peer leaves out more, by the data set's `PeerRules`. Raises PsftrError
+        for an unknown protocol, an id that the annotations do not know, and where no video is left.
+        """
+        if protocol not in PROTOCOLS:
+            raise PsftrError(f"protocol={protocol} is unknown; choose {' or '.join(PROTOCOLS)}")
+        rules = self.spec.peer if protocol == "peer" else PeerRules()
+        excluded = known_ids(exclude, self.annotations) | set(rules.excluded_videos)
+        unseen = frozenset(self.split.unseen)
+
+        def is_tested(video: Video) -> bool:
+            return video.video_id not in excluded and any(
+                action.label in unseen and action.end_s - action.start_s > rules.min_action_s
+                for action in video.actions
+            )
+
+        tested = [v.video_id for v in self.annotations.subset(self.spec.test_subset) if is_tested(v)]
+        found = tuple(video_id for video_id in tested if video_id in self.store)
+        if not found:
+            raise PsftrError(
+                f"no test video to look at: {len(tested)} hold an action of an unseen class, "
+                f"none of them has features in {self.store.path}"
+            )
+        return found
+
+
+def open_dataset(settings: DatasetSettings, split: SplitSettings, *, data_root: str | Path) -> Dataset:
+    """Read annotations, feature store and class split. The synthetic world is built where it is not there yet.
+
+    Raises PsftrError for a file that is missing or damaged; the message says which `psftr` verb makes it.
+    """
+    # here, not above: evaluation reads specs without paying for h5py and torch
+    from psftr.features.store import FeatureStore
+
+    spec = dataset_spec(settings.name)
+    asked = {name: getattr(settings, name) for name in ("train_subset", "test_subset", "ignore_labels")}
+    spec = replace(spec, **{name: value for name, value in asked.items() if value is not None})
+    root = Path(settings.root) if settings.root else Path(data_root) / spec.name
+    annotations_path = Path(settings.annotations or root / "annotations.json")
+    features_path = Path(settings.features or root / "features.h5")
+    if spec.is_synthetic and (settings.annotations is None or settings.features is None):
+        from psftr.data.synthetic import ensure_world
+
+        ensure_world(root)
+    for key, path, remedy in (
+        ("annotations", annotations_path, f"run `psftr prepare {spec.name}`"),
+        (
+            "features",
+            features_path,
+            "extract them with `psftr extract VIDEOS… --out FILE`, or import them with `psftr prepare`",
+        ),
+    ):
+        if not path.exists():
+            raise PsftrError(f"no {key} at {path}: {remedy}, or set dataset.{key}=FILE")
+    annotations = read_annotations(annotations_path, ignore_labels=spec.ignore_labels)
+    classes = open_split(split, splits_dir=settings.splits or root / "splits", classes=annotations.classes)
+    return Dataset(spec=spec, root=root, annotations=annotations, store=FeatureStore(features_path), split=classes)

@@ -1,0 +1,82 @@
+"""The one way from a feature store to detections: for `evaluate`, `predict`, CASCADE's proposals and tools alike."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
+
+import torch
+
+from psftr.checkpoints import Saved
+from psftr.data.datasets import Dataset
+from psftr.errors import PsftrError
+from psftr.features.class_text import class_text
+from psftr.features.encoders import pick_device
+from psftr.features.store import FeatureStore, VideoFeatures
+from psftr.methods import LocalizerSetup, Method
+from psftr.predictions import CHECKPOINT_NONE, Detection, Localizer, Predictions, Provenance
+from psftr.settings import CommonSettings, to_dict
+
+
+def localize(
+    localizer: Localizer,
+    store: FeatureStore,
+    video_ids: Iterable[str],
+    class_names: Sequence[str],
+    *,
+    on_failure: Callable[[str, PsftrError], None] | None = None,
+) -> Iterator[tuple[str, tuple[Detection, ...]]]:
+    """(video id, detections best first) of each video of the store, in order, as soon as it is done.
+
+    on_failure: told of a video whose features cannot be read, which is then left out; without it the error is raised.
+    """
+
+    def readable() -> Iterator[VideoFeatures]:
+        for video_id in video_ids:
+            try:
+                features = store.read(video_id)
+            except PsftrError as error:
+                if on_failure is None:
+                    raise
+                on_failure(video_id, error)
+            else:
+                yield features
+
+    return localizer.localize(readable(), class_names)
+
+
+def localize_split(
+    common: CommonSettings,
+    method: Method,
+    own: Any,
+    dataset: Dataset,
+    *,
+    protocol: str,
+    device: str | torch.device,
+    saved: Saved | None = None,
+) -> Predictions:
+    """Detections of the unseen classes in the test videos of the data set's split, with what produced them."""
+    unseen = dataset.split.unseen
+    text = class_text(unseen, store=dataset.store, root=dataset.root, settings=common.text)
+    localizer = method.localizer(
+        LocalizerSetup(
+            own=own,
+            text=text,
+            saved=saved,
+            protocol=protocol,
+            batch_size=common.data.batch_size,
+            device=pick_device(str(device)),
+        )
+    )
+    ids = dataset.test_videos(protocol, exclude=common.dataset.exclude)
+    detections = dict(localize(localizer, dataset.store, ids, unseen))
+    facts = saved.facts if saved else {}
+    provenance = Provenance(
+        method=method.name,
+        checkpoint_rule=facts.get("checkpoint_rule", CHECKPOINT_NONE),
+        config={**facts.get("config", {}), **to_dict(own), "protocol": protocol},
+        text=text.provenance(),
+        training=facts.get("training"),
+        **dataset.provenance(),
+    )
+    return Predictions(detections, provenance)

@@ -1,0 +1,182 @@
+"""Train a method on the seen classes of one split. Under protocol=clean no class of the test split gets in here."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+
+from psftr.checkpoints import save_pretrained, training_facts
+from psftr.data.annotations import Annotations
+from psftr.data.datasets import open_dataset
+from psftr.engine.configuration import write_config
+from psftr.engine.runs import RunFolder, different_keys
+from psftr.engine.trainer import build_trainer, silence_lightning
+from psftr.errors import PsftrError
+from psftr.evaluation.protocol import scorer
+from psftr.evaluation.rules import protocol_for
+from psftr.features.class_text import class_text
+from psftr.methods import Method, Training, TrainingSetup
+from psftr.ops import selected_path
+from psftr.predictions import (
+    CHECKPOINT_BEST_SEEN,
+    CHECKPOINT_LAST,
+    CHECKPOINT_PEER,
+    Detection,
+)
+from psftr.settings import TrainSettings
+
+log = logging.getLogger("psftr")
+
+
+def train(common: TrainSettings, method: Method, own: Any, folder: Path) -> float | None:
+    """Train, or go on with the training in `folder`. Returns the validation mAP, None where nothing was validated.
+
+    A folder whose training is finished is left as it is. Raises PsftrError where it holds a run of other settings.
+    """
+    if method.training is None:
+        raise PsftrError(f"{method.name} needs no training: score it with `psftr evaluate method={method.name}`")
+    run, config = RunFolder(folder), write_config(common, own)
+    if run.facts_file.is_file():
+        facts = run.read()
+        if differing := sorted(different_keys(facts["config"], _plain(config))):
+            raise PsftrError(
+                f"{run.path} holds a run that differs in {', '.join(differing[:6])}: "
+                "choose another folder (hydra.run.dir=… or hydra.sweep.dir=…), or remove this one"
+            )
+        if facts["status"] == "finished":
+            log.info("%s is finished already (%s)", run.path, score_words(facts["val_score"], common))
+            return facts["val_score"]
+    silence_lightning()
+    if common.trainer.threads:
+        torch.set_num_threads(common.trainer.threads)
+    pl.seed_everything(common.seed, workers=True, verbose=False)
+    training, facts = prepare_training(common, method, own)
+    return _fit(common, training, facts, run)
+
+
+def prepare_training(common: TrainSettings, method: Method, own: Any) -> tuple[Training, dict[str, Any]]:
+    """(what Lightning trains, what the run says about itself), for a Trainer of one's own too."""
+    dataset = open_dataset(common.dataset, common.split, data_root=common.data_root)
+    protocol = protocol_for(dataset.name)
+
+    def score(
+        annotations: Annotations, class_names: Sequence[str]
+    ) -> Callable[[Mapping[str, Sequence[Detection]]], dict[str, float]]:
+        return scorer(annotations, classes=class_names, protocol=protocol)
+
+    assert method.training is not None
+    training = method.training(
+        TrainingSetup(
+            own=own,
+            common=common,
+            dataset=dataset,
+            text=partial(class_text, store=dataset.store, root=dataset.root, settings=common.text),
+            score=score,
+        )
+    )
+    text = training.text
+    facts = training_facts(
+        method=method.name,
+        config=write_config(common, own),
+        network=training.network_facts,
+        train_classes=training.train_classes,
+        encoder=text.encoder,
+        synthetic=text.synthetic or dataset.store.synthetic,
+        **dataset.provenance(),
+        checkpoint_rule=checkpoint_rule(common),
+        text=text.provenance(),
+        training=training.facts,
+    )
+    return training, facts
+
+
+def _fit(common: TrainSettings, training: Training, facts: dict[str, Any], run: RunFolder) -> float | None:
+    chooses = common.checkpoint.rule != "last" or common.protocol == "peer"
+    resumed = run.last_checkpoint if run.last_checkpoint.is_file() else None
+    if run.facts_file.is_file() and resumed is None:
+        log.info("no checkpoint in %s yet: starting from the beginning", run.path)
+    trainer = build_trainer(common, run, facts, chooses=chooses)
+    for line in describe(common, training, facts, str(selected_path(trainer.strategy.root_device))):
+        log.info("%s", line)
+    if resumed is not None:
+        log.info("resuming from %s", resumed)
+    run.write(status="training", val_score=None, **facts)
+    started = time.monotonic()
+    trainer.fit(training.module, datamodule=training.data, ckpt_path=resumed, weights_only=True if resumed else None)
+    if trainer.interrupted:
+        raise KeyboardInterrupt
+    metrics = trainer.callback_metrics
+    if "val/mAP" in metrics and trainer.current_epoch % common.trainer.validate_every:
+        trainer.validate(training.module, datamodule=training.data, verbose=False)  # the last epoch in any case
+    score = float(trainer.callback_metrics["val/mAP"]) if "val/mAP" in trainer.callback_metrics else None
+    if chooses:
+        score = _load_best(training, run, score)
+    if trainer.is_global_zero:
+        save_pretrained(run.path, training.network, facts)
+        run.update(status="finished", val_score=score, train_seconds=round(time.monotonic() - started, 1))
+    log.info("%s", score_words(score, common))
+    log.info("run folder  %s\nscore it    psftr evaluate run=%s", run.path, run.path)
+    return score
+
+
+def _load_best(training: Training, run: RunFolder, fallback: float | None) -> float | None:
+    """Put the best checkpoint's weights into the module; its validation score."""
+    if not run.best_checkpoint.is_file():
+        return fallback
+    saved = torch.load(run.best_checkpoint, map_location="cpu", weights_only=True)
+    training.module.load_state_dict(saved["state_dict"])
+    scores = [
+        state["best_model_score"]
+        for name, state in saved["callbacks"].items()
+        if name.startswith("ModelCheckpoint") and state.get("best_model_score") is not None
+    ]
+    return float(scores[0]) if scores else fallback
+
+
+def checkpoint_rule(common: TrainSettings) -> str:
+    if common.protocol == "peer":
+        return CHECKPOINT_PEER
+    return CHECKPOINT_LAST if common.checkpoint.rule == "last" else CHECKPOINT_BEST_SEEN
+
+
+def score_words(score: float | None, common: TrainSettings) -> str:
+    """What the validation figure is of."""
+    if score is None:
+        return "no validation: all training videos were trained on (data.val_fraction keeps some out)"
+    if common.protocol == "peer":
+        where = "protocol=peer: measured on the TEST classes"
+    else:
+        where = "held-out seen classes" if common.data.held_out_classes else "seen classes, held-out videos"
+    return f"validation mAP {100 * score:.2f} ({where})"
+
+
+def describe(common: TrainSettings, training: Training, facts: Mapping[str, Any], attention: str) -> list[str]:
+    """What is trained on what, before the first epoch."""
+    split, synthetic = facts["split"], ", SYNTHETIC features" if facts["synthetic"] else ""
+    lines = [
+        f"{split['dataset']}{synthetic} · {split['source']} split {split['ratio']}/{split['index']}: "
+        f"{len(split['seen'])} seen, {len(split['unseen'])} unseen classes",
+        "training: "
+        + ", ".join(
+            f"{facts['training'][k]} {k}" for k in ("classes", "videos", "windows", "actions") if k in facts["training"]
+        ),
+        *training.lines,
+        f"deformable attention: {attention}",
+    ]
+    if common.protocol == "peer":
+        lines.append("protocol=peer: the best epoch is chosen on the TEST classes; every table will say so")
+    return lines
+
+
+def _plain(config: Mapping[str, Any]) -> dict[str, Any]:
+    """As the same settings look after a turn through JSON."""
+    import json
+
+    return json.loads(json.dumps(config))
