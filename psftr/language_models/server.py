@@ -24,6 +24,7 @@ from urllib.parse import urlsplit
 from psftr.errors import PsftrError
 from psftr.language_models.protocol import (
     Budget,
+    BudgetExhausted,
     Fail,
     Frames,
     Keep,
@@ -126,15 +127,20 @@ class OpenAiServer:
                     yield t, s, self._messages(images, prompt)
 
         waiting = questions()
+        spent: list[BudgetExhausted] = []
 
         async def work() -> None:
             for t, s, messages in waiting:
+                if spent:
+                    return
                 try:
                     found = await self._ask(
                         messages,
                         {"temperature": 0.0, "max_tokens": 1, "logprobs": True, "top_logprobs": TOP_LOGPROBS},
                         read,
                     )
+                except BudgetExhausted as error:
+                    spent.append(error)  # what is under way is paid for, so it is waited for
                 except MllmError as error:
                     fail(t, s, error)
                 else:
@@ -152,6 +158,8 @@ class OpenAiServer:
             while isinstance(error, BaseExceptionGroup):
                 error = error.exceptions[0]
             raise error from None
+        if spent:
+            raise spent[0]
 
     @contextmanager
     def impatient(self) -> Iterator[None]:

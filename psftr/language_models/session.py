@@ -71,7 +71,7 @@ class Session:
     """Asks `model` and remembers in `cache`. Threads may share it; each video asks through a `view` of its own.
 
     give_up_after: so many failed questions of one kind in a row raise GivenUp; None: never. before_asking: called
-    before the first question that the cache cannot answer.
+    before a question that the cache cannot answer. is_quiet: failures are counted and not logged.
     """
 
     def __init__(
@@ -81,10 +81,11 @@ class Session:
         *,
         give_up_after: int | None = None,
         before_asking: Callable[[], None] | None = None,
+        is_quiet: bool = False,
     ) -> None:
         self.model = model
         self.cache = AnswerCache() if cache is None else cache  # an empty one is falsy
-        self.give_up_after, self.before_asking = give_up_after, before_asking
+        self.give_up_after, self.before_asking, self.is_quiet = give_up_after, before_asking, is_quiet
         self.counts = Counts()
         self.used: set[str] = set()
         self._in_a_row: Counter[str] = Counter()
@@ -93,7 +94,7 @@ class Session:
 
     def view(self) -> Session:
         """The same model, cache and limits with counts of its own, which also reach this session's."""
-        view = Session(self.model, self.cache, give_up_after=self.give_up_after)
+        view = Session(self.model, self.cache, give_up_after=self.give_up_after, is_quiet=self.is_quiet)
         view._in_a_row, view._lock, view._views = self._in_a_row, self._lock, (self,)
         view.before_asking = self._prepare
         return view
@@ -243,7 +244,7 @@ class Session:
                 one.counts.reasons[kind] = reason
             self._in_a_row[kind] += 1
             failed = self._in_a_row[kind]
-        if is_new:
+        if is_new and not self.is_quiet:
             log.warning("a %s question %s: %s", kind, "failed" if what == "failed" else "got no usable answer", reason)
         if self.give_up_after is not None and failed >= self.give_up_after:
             raise GivenUp(

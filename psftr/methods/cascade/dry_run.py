@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -66,7 +67,8 @@ def estimate(
             video = read_frames(
                 file, video_id, fps=settings.fps, max_frames=settings.max_frames, size=cascade.steps.frame_size
             )
-            own = Steps(*(_without_limit(session) for session in _sessions(cascade.steps)))
+            sessions = (cascade.steps.filter, cascade.steps.caption, cascade.steps.plan, cascade.steps.confidence)
+            own = Steps(*(Session(session.model, session.cache, is_quiet=True) for session in sessions))
             looked = replace(cascade, steps=own).look(video, class_names)
             if {"filter", "caption", "stages"} & set(looked.failed):
                 unknown.append(video_id)  # what follows depends on the answer
@@ -125,19 +127,9 @@ def was_begun(steps: Steps, file: Path) -> bool:
 
 
 def _note(session: Session, file: Path) -> str:
-    import hashlib
-
     facts = file.stat()
     text = f"begun/{session.model.identity}/{facts.st_size}/{facts.st_mtime_ns}"
     return hashlib.sha256(text.encode()).hexdigest()
-
-
-def _sessions(steps: Steps) -> list[Session]:
-    return [steps.filter, steps.caption, steps.plan, steps.confidence]
-
-
-def _without_limit(session: Session) -> Session:
-    return Session(session.model, session.cache)
 
 
 def _questions(questions: QuestionSettings, stages: float) -> float:

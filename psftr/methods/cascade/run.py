@@ -27,10 +27,14 @@ _EVERY_S = 15.0  # between lines of progress
 
 @dataclass
 class Outcome:
-    """looked: every video that could be read, finished or not. unreadable: why the others could not."""
+    """looked: every video that could be read, finished or not. unreadable: why the others could not.
+
+    predictions: of the finished videos, once they are written.
+    """
 
     looked: dict[str, Looked] = field(default_factory=dict)
     unreadable: dict[str, str] = field(default_factory=dict)
+    predictions: Any = None
 
     @property
     def finished(self) -> dict[str, Looked]:

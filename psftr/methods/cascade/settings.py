@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -153,9 +153,8 @@ class CascadeSettings(CommonSettings):
         super().__post_init__()
         for step in ("backend", "filter", "caption", "planner"):
             value = getattr(self, step)
-            if value is None or isinstance(value, Mapping):
-                default = {"kind": "clip"} if step == "backend" else {"kind": "none"}
-                object.__setattr__(self, step, backend_settings(value or default, where=step))
+            if isinstance(value, Mapping):
+                object.__setattr__(self, step, backend_settings(value, where=step))
         if self.compat:
             _adopt_observed(self)
 
@@ -164,7 +163,7 @@ class CascadeSettings(CommonSettings):
         """The backend of each step: one that names none has that of the step before; filter before all: `backend`."""
         named, before = {}, self.backend
         for step, given in (("filter", self.filter), ("caption", self.caption), ("plan", self.planner)):
-            before = before if isinstance(given, NoBackend) else given
+            before = given if isinstance(given, ServerSettings | LocalSettings) else before
             named[step] = before
         return {**named, "confidence": self.backend}
 
@@ -198,7 +197,8 @@ def _shown(value: Any) -> str:
 
 def cascade_settings(values: Mapping[str, Any]) -> CascadeSettings:
     """From plain values by name, groups and backends as mappings. Raises PsftrError that names the setting."""
-    settings = from_dict(CascadeSettings, values)
+    unnamed = {"filter": {}, "caption": {}, "planner": {}, "backend": {"kind": "clip"}}
+    settings = from_dict(CascadeSettings, unnamed | {k: v for k, v in values.items() if v is not None or k not in unnamed})
     kind = settings.backend.kind
     if kind == "none":
         raise PsftrError("backend=none looks at nothing; choose clip, qwen, llava, server or replay")
@@ -237,13 +237,6 @@ def check_labels(labels: tuple[str, ...]) -> None:
         if words in seen:
             raise PsftrError(f"labels {seen[words]!r} and {label!r} are the same in words; give it once")
         seen[words] = label
-
-
-def facts(settings: CascadeSettings) -> dict[str, Any]:
-    """What decides the outcome of a run over a model, beside the models themselves: for provenance and the journal."""
-    groups = {name: getattr(settings, name) for name in ("frames", "questions", "reconstruction", "nearest")}
-    plain = {name: {f.name: getattr(one, f.name) for f in fields(one)} for name, one in groups.items()}
-    return {"backend": settings.backend.kind, "compat": settings.compat, **plain}
 
 
 def shipped_stage_file(given: str | None, plans: Path) -> Path | None:
