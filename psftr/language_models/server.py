@@ -175,12 +175,14 @@ class OpenAiServer:
             return
         self._is_closed = True
 
-        def stop() -> None:
-            for task in asyncio.all_tasks(self._loop):
+        async def stop() -> None:
+            under_way = asyncio.all_tasks() - {asyncio.current_task()}
+            for task in under_way:
                 task.cancel()
-            self._loop.call_soon(self._loop.stop)
+            await asyncio.wait(under_way) if under_way else None
+            self._loop.stop()
 
-        self._loop.call_soon_threadsafe(stop)
+        asyncio.run_coroutine_threadsafe(stop(), self._loop)
 
     def _wait(self, work: Coroutine[Any, Any, T]) -> T:
         if self._is_closed:

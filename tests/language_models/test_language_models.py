@@ -341,7 +341,7 @@ def test_the_content_of_a_folder_names_a_model_not_the_folder(tmp_path):
     digests = [content_digest(tmp_path / name) for name in ("a/final", "b/final", "c/moved")]
     assert digests[0] == digests[2] != digests[1]
     config = tmp_path / "c" / "moved" / "config.json"
-    config.write_text(config.read_text().replace("1e-06", "1e-05"))
+    config.write_text(config.read_text() + " ")
     assert content_digest(tmp_path / "c" / "moved") != digests[0]
 
 
@@ -541,7 +541,7 @@ def test_questions_under_way_are_as_many_as_allowed_and_stop_when_the_model_is_c
         with lock:
             now[0] += 1
             most[0] = max(most[0], now[0])
-        gone.wait(0.05)
+        gone.wait(0.2)
         with lock:
             now[0] -= 1
         return reply()
