@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import difflib
+import hashlib
 import json
 import os
 import uuid
@@ -27,6 +28,9 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
     try:
         yield temporary
         os.replace(temporary, path)
+    except OSError as error:
+        error.filename = error.filename or str(path)  # a full disk is told without one
+        raise
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -57,6 +61,27 @@ def read_json(path: str | os.PathLike[str], *, remedy: str) -> Any:
         raise PsftrError(f"{path}: {error}") from None
     except (ValueError, RecursionError) as error:
         raise PsftrError(f"{path}: not valid JSON ({error}); {remedy}") from None
+
+
+def read_lines(path: str | os.PathLike[str], what: str) -> list[str]:
+    """The lines of a text file without blank ones and those that begin with "#". `what`: what a line holds.
+
+    Raises PsftrError for a missing file and for one that is no text, OSError for one that cannot be read.
+    """
+    path = Path(path)
+    try:
+        lines = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines()]
+    except FileNotFoundError:
+        raise PsftrError(f"{path}: no such file; it should hold {what}, one per line") from None
+    except UnicodeDecodeError:
+        raise PsftrError(f"{path} is not a text file in UTF-8; it should hold {what}, one per line") from None
+    return [line for line in lines if line and not line.startswith("#")]
+
+
+def sha256_of(path: str | os.PathLike[str]) -> str:
+    """Hexadecimal SHA-256 of a file's content."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def csv_rows(path: str | os.PathLike[str], columns: Sequence[str]) -> Iterator[tuple[str, dict[str, str]]]:

@@ -97,8 +97,11 @@ class DataSettings(Checked):
 
     batch_size: int = setting(16, "windows in a batch", least=1)
     workers: int = setting(0, "processes that load data beside the main one", least=0)
-    val_fraction: float = setting(
-        0.1, "share of the training videos kept for validation; used only where validation decides", least=0, below=1
+    val_fraction: float | None = setting(
+        None,
+        "share of the training videos kept for validation; null: 0.1 where it chooses the checkpoint, else none",
+        least=0,
+        below=1,
     )
     held_out_classes: int = setting(
         0, "this many seen classes are kept out of training and stand in for unseen ones (tuning)", least=0

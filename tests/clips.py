@@ -5,15 +5,14 @@ from __future__ import annotations
 import io
 import random
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
-
-from psftr.bench.extract import write_clip
 
 HEIGHT, WIDTH = 48, 64
 
@@ -32,6 +31,51 @@ def numbered_clip(path: Path, *, count: int = 60, fps: float = 25, times_s=None,
     how.setdefault("options", {"crf": "1", "preset": "ultrafast"} if how.get("codec") in (None, "libx264") else {})
     times_s = [k / fps for k in range(count)] if times_s is None else times_s
     return write_clip(path, numbered_frames(count), times_s=times_s, **how)
+
+
+def write_clip(
+    path: str | Path,
+    frames: Iterable[np.ndarray],
+    *,
+    times_s: Sequence[float],
+    codec: str = "libx264",
+    options: Mapping[str, str] | None = None,
+    container_options: Mapping[str, str] | None = None,
+    rotation: int = 0,
+    audio_s: float = 0.0,
+    tick: Fraction = Fraction(1, 12800),
+) -> Path:
+    """Write `frames` `[H, W, 3]` uint8, each on screen from its time in `times_s`; `audio_s` seconds of silence.
+
+    `tick`: what times are rounded to. The default divides the frame duration of the usual rates; AVI wants the frame
+    duration itself.
+    """
+    import av
+
+    path = Path(path)
+    opened: Any = av.open(str(path), "w", container_options=dict(container_options or {}))
+    with opened as container:
+        video = container.add_stream(codec, rate=25, options=dict(options or {}))
+        video.pix_fmt = "yuv420p"
+        video.time_base = video.codec_context.time_base = tick
+        if rotation:
+            video.set_display_rotation(rotation)
+        sound = container.add_stream("aac", rate=8000) if audio_s else None
+        for index, (frame, time_s) in enumerate(zip(frames, times_s)):
+            if index == 0:
+                video.height, video.width = frame.shape[:2]
+            picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")
+            picture.pts, picture.time_base = round(time_s / tick), tick
+            container.mux(video.encode(picture))
+        container.mux(video.encode(None))
+        if sound is not None:
+            silence = np.zeros((1, 1024), dtype=np.float32)
+            for start in range(0, round(audio_s * 8000), 1024):
+                chunk = av.AudioFrame.from_ndarray(silence, format="fltp", layout="mono")
+                chunk.sample_rate, chunk.pts, chunk.time_base = 8000, start, Fraction(1, 8000)
+                container.mux(sound.encode(chunk))
+            container.mux(sound.encode(None))
+    return path
 
 
 FASTSTART = {"movflags": "faststart"}

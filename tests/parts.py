@@ -1,12 +1,17 @@
 """Parts of PSFTR with settings that tests choose, and the rest as in the paper."""
 
 from functools import partial
+from pathlib import Path
+
+import torch
 
 from psftr import segments
+from psftr.checkpoints import save_pretrained, training_facts
 from psftr.methods.psftr import losses, matcher
-from psftr.methods.psftr.build import NetworkConfig, build_postprocessor
+from psftr.methods.psftr.build import NetworkConfig, build_network, build_postprocessor
 from psftr.methods.psftr.criterion import Criterion
 from psftr.methods.psftr.settings import LossSettings, MatcherSettings, PostprocessSettings
+from psftr.settings import to_dict
 
 
 def network_config(**changes):
@@ -35,3 +40,17 @@ def criterion(**changes):
         "saliency_loss": losses.saliency_bce,
     }
     return Criterion(**parts | changes)
+
+
+def save_tiny(folder: Path, encoder: str, *, feature_dim: int = 16, synthetic: bool = False, **facts) -> Path:
+    """A model folder with an untrained network."""
+    torch.manual_seed(0)
+    config = NetworkConfig(
+        feature_dim=feature_dim, text_dim=feature_dim, dim=16, heads=2, encoder_layers=1, decoder_layers=1, queries=6
+    )
+    told = training_facts(
+        **{"method": "psftr", "config": {}, "network": to_dict(config), "train_classes": ["run"]} | facts,
+        encoder=encoder,
+        synthetic=synthetic,
+    )
+    return save_pretrained(folder, build_network(config), told)

@@ -4,51 +4,69 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from psftr.checkpoints import load_checkpoint, load_pretrained, load_trained, save_pretrained, training_facts
+from psftr.checkpoints import current_config, current_facts, load_saved, save_pretrained, training_facts
 from psftr.errors import PsftrError
 from psftr.methods.psftr.build import NetworkConfig, build_network
+from psftr.settings import to_dict
 
 TINY = NetworkConfig(
     feature_dim=8, text_dim=8, dim=16, heads=2, points=2, encoder_layers=1, decoder_layers=1, queries=4
 )  # fmt: skip
 
 
+def facts(**more):
+    return training_facts(
+        method="psftr",
+        config={"seed": 1},
+        network=to_dict(TINY),
+        train_classes=("a", "b"),
+        encoder="made-up",
+        synthetic=True,
+        **more,
+    )
+
+
 @pytest.fixture
 def folder(tmp_path):
-    facts = training_facts(
-        {"network": TINY.to_dict(), "split": {"index": 3}}, seen_classes=("a", "b"), encoder="made-up", synthetic=True
-    )
-    return save_pretrained(tmp_path / "trained", build_network(TINY), facts)
+    return save_pretrained(tmp_path / "trained", build_network(TINY), facts(split={"index": 3}))
+
+
+def network_of(path):
+    saved = load_saved(path)
+    network = build_network(NetworkConfig(**saved.facts["network"]))
+    saved.fill(network)
+    return network.eval(), saved.facts
 
 
 def test_a_saved_network_comes_back_the_same(folder):
     torch.manual_seed(1)
     network = build_network(TINY)
-    facts = json.loads((folder / "config.json").read_text())
-    save_pretrained(folder, network, facts)  # replaces the older one
+    told = json.loads((folder / "config.json").read_text())
+    save_pretrained(folder, network, told)  # replaces the older one
     assert sorted(path.name for path in folder.iterdir()) == ["config.json", "model.safetensors"]
     features, is_padding, text = torch.randn(2, 12, 8), torch.zeros(2, 12, dtype=torch.bool), torch.randn(5, 8)
     expected = network.eval()(features, is_padding, text)
     for path in (folder, folder / "model.safetensors", folder / "config.json"):
-        loaded, read = load_trained(path)
-        assert not loaded.training
+        loaded, read = network_of(path)
         assert torch.equal(loaded(features, is_padding, text).final.class_logits, expected.final.class_logits)
-        assert (read["seen_classes"], read["encoder"], read["synthetic"]) == (["a", "b"], "made-up", True)
+        assert (read["train_classes"], read["encoder"], read["synthetic"]) == (["a", "b"], "made-up", True)
         assert read["split"] == {"index": 3}
 
 
 def refused(folder, pattern):
     with pytest.raises(PsftrError, match=pattern) as error:
-        load_pretrained(folder)
+        network_of(folder)
     assert "\n" not in str(error.value)
 
 
 def test_files_that_are_absent_or_damaged_are_named(folder, tmp_path):
-    refused(tmp_path / "nowhere", r"nowhere: no model\.safetensors; a trained network is a folder with")
+    (tmp_path / "empty").mkdir()
+    refused(tmp_path / "empty", r"empty: no model\.safetensors; a trained network is a folder with")
+    refused(tmp_path / "nowhere.ckpt", r"nowhere\.ckpt: no such run folder, model folder or checkpoint")
     (folder / "config.json").rename(folder / "kept.json")
-    refused(folder, r"no config\.json")
+    refused(folder, r"config\.json: no such file; a trained network is a folder with")
     (folder / "config.json").write_text("{")
-    refused(folder, r"config\.json: not JSON")
+    refused(folder, r"config\.json: not valid JSON")
     (folder / "kept.json").rename(folder / "config.json")
     (folder / "model.safetensors").write_bytes(b"\x80\x04 not tensors")
     refused(folder, r"model\.safetensors: not readable as safetensors")
@@ -67,28 +85,53 @@ def test_weights_that_do_not_fit_are_named(folder):
 @pytest.mark.parametrize(
     ("change", "pattern"),
     [
-        ({"format_version": 2}, r"format version 2, this psftr reads 1: use the psftr that wrote it \("),
-        ({"network": {"dim": 16, "hedas": 2}}, "unknown network setting 'hedas', did you mean 'heads'"),
+        ({"format_version": 3}, r"format version 3, this psftr reads 1 and 2: use the psftr that wrote it \("),
         ({"network": None}, "does not say which network it holds"),
     ],
 )
 def test_facts_that_cannot_be_used_are_named(folder, change, pattern):
-    facts = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps(facts | change))
+    told = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(told | change))
     refused(folder, pattern)
 
 
 def test_checkpoints_of_others_are_refused(tmp_path):
-    with pytest.raises(PsftrError, match="no such checkpoint"):
-        load_checkpoint(tmp_path / "none.ckpt")
     path = tmp_path / "some.ckpt"
     torch.save({"state_dict": {}}, path)
-    with pytest.raises(PsftrError, match="not a checkpoint of PSFTR"):
-        load_checkpoint(path)
+    refused(path, "not a checkpoint of psftr")
     torch.save({"psftr": print, "state_dict": {}}, path)  # code in the file: refused, not run
-    with pytest.raises(PsftrError, match="not readable as a checkpoint of plain values") as error:
-        load_checkpoint(path)
-    assert "\n" not in str(error.value)
+    refused(path, "not readable as a checkpoint of plain values")
     path.write_bytes(b"nothing of the kind")
-    with pytest.raises(PsftrError, match="not readable as a checkpoint"):
-        load_checkpoint(path)
+    refused(path, "not readable as a checkpoint")
+
+
+def test_facts_of_psftr_0_1_are_read_by_todays_names():
+    old = {
+        "format_version": 1,
+        "network": to_dict(TINY),
+        "seen_classes": ["a", "b"],
+        "encoder": "made-up",
+        "config": {"seed": 4, "decode": {"roi_weight": 0.6}, "data": {"held_out_classes": 2}},
+        "data": {"train_videos": 82, "train_actions": 300, "train_windows": 190},
+    }
+    new = current_facts(old, "old")
+    assert (new["format_version"], new["method"], new["train_classes"]) == (2, "psftr", ["a", "b"])
+    assert new["training"] == {"classes": 2, "names": ["a", "b"], "videos": 82, "actions": 300, "windows": 190}
+    assert new["config"]["postprocess"] == {"roi_weight": 0.6}
+    assert new["config"]["data"] == {"held_out_classes": 2, "held_out_seed": 4}  # one seed was both
+
+
+def test_settings_of_psftr_0_1_have_todays_names():
+    old = {
+        "loss": {"class": 2.0, "overlap": 3.0, "iou": "giou"},
+        "matcher": {"class": 1.0, "overlap": 4.0},
+        "optimizer": {"lr": 1.0, "ema_decay": 0.9},
+        "trainer": {"max_epochs": 5},
+    }
+    assert current_config(old) == {
+        "loss": {"classification": 2.0, "iou": 3.0, "iou_form": "giou"},
+        "matcher": {"classification": 1.0, "iou": 4.0},
+        "optimizer": {"lr": 1.0},
+        "trainer": {"max_epochs": 5, "ema_decay": 0.9},
+    }
+    assert "overlap" in old["loss"]  # what was read stays as it is

@@ -7,13 +7,18 @@ import pytest
 import torch
 from front_door import TINY, psftr
 
-from psftr.checkpoints import load_pretrained
-from psftr.data.windows import WindowPolicy
+from psftr.checkpoints import load_saved
+from psftr.engine.localize import build_localizer
 from psftr.features.store import FeatureStore, FeatureWriter
 from psftr.features.text import TextEmbeddings
-from psftr.methods.psftr.localizer import PsftrLocalizer
-from psftr.methods.psftr.postprocess import Decoder
-from psftr.predictions import CHECKPOINT_LAST, Predictions, Provenance, read_predictions, write_predictions
+from psftr.predictions import (
+    CHECKPOINT_LAST,
+    Localizer,
+    Predictions,
+    Provenance,
+    read_predictions,
+    write_predictions,
+)
 
 VIDEO, FPS, FRAMES = "GGSY1Qvo990", 19.62, 355
 
@@ -23,10 +28,10 @@ def localizer_of(tmp_path_factory):
     """A network trained on the synthetic world; it knows nothing of real videos, only their number of dimensions."""
     folder = tmp_path_factory.mktemp("trained")
     psftr("train", *TINY, "trainer.max_epochs=1", "hydra.run.dir=run", cwd=folder)
-    network, _ = load_pretrained(folder / "run")
+    saved = load_saved(folder / "run")
 
-    def build(text: TextEmbeddings) -> PsftrLocalizer:
-        return PsftrLocalizer(network=network, text=text, decoder=Decoder(), policy=WindowPolicy(size=64))
+    def build(text: TextEmbeddings) -> Localizer:
+        return build_localizer(saved, text, device="cpu")
 
     return build
 
@@ -45,10 +50,10 @@ def test_real_clip_features_end_in_seconds_of_their_video(shared_data, localizer
         writer.write(VIDEO, array, stride=1, fps=FPS, num_frames=FRAMES, duration_s=duration_s)
     names = ("clean and jerk", "walking the dog")
     store = FeatureStore(tmp_path / "f.h5")
-    detections = localizer_of(class_text(names)).localize(store.read(VIDEO), names)
+    ((_, detections),) = localizer_of(class_text(names)).localize([store.read(VIDEO)], names)
     assert detections
     provenance = Provenance(method="psftr", checkpoint_rule=CHECKPOINT_LAST, features={"encoder": store.encoder})
-    write_predictions(tmp_path / "p.json", Predictions({VIDEO: tuple(detections)}, provenance))
+    write_predictions(tmp_path / "p.json", Predictions({VIDEO: detections}, provenance))
     rows = read_predictions(tmp_path / "p.json").detections[VIDEO]
     assert all(0 <= row.start_s < row.end_s <= duration_s + 1e-6 for row in rows)
     assert max(row.end_s for row in rows) > 15  # seconds, not rows or shares: the last window starts at 14.7 s
@@ -63,9 +68,13 @@ def test_one_model_two_vocabularies(shared_data, localizer_of, tmp_path):
     video = FeatureStore(tmp_path / "f.h5").read(VIDEO)
     names = ("clean and jerk", "walking the dog", "long jump")
     localizer = localizer_of(class_text(names))
-    forward = sorted(localizer.localize(video, names), key=lambda d: (d.label, d.start_s, d.end_s))
-    backward = sorted(localizer.localize(video, names[::-1]), key=lambda d: (d.label, d.start_s, d.end_s))
+
+    def localize(labels):
+        return dict(localizer.localize([video], labels))[VIDEO]
+
+    forward = sorted(localize(names), key=lambda d: (d.label, d.start_s, d.end_s))
+    backward = sorted(localize(names[::-1]), key=lambda d: (d.label, d.start_s, d.end_s))
     assert [d.label for d in forward] == [d.label for d in backward]
     for a, b in zip(forward, backward):
         assert (a.start_s, a.end_s, a.score) == pytest.approx((b.start_s, b.end_s, b.score), abs=2e-3)
-    assert {d.label for d in localizer.localize(video, names[:1])} == {names[0]}
+    assert {d.label for d in localize(names[:1])} == {names[0]}

@@ -8,19 +8,19 @@ forward with backward. The floor is the time to move every input and output once
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from psftr.bench.baselines import grid_sample_attn
-from psftr.bench.timing import Times, describe_machine, empty_launch, memory_bandwidth, replay_in_turns, take_turns
+from psftr.bench.baselines import Attention, grid_sample_attn
+from psftr.bench.timing import Times, describe_machine, least_kernel, memory_bandwidth, replay_in_turns, take_turns
 from psftr.ops import forced_path, selected_path, temporal_deform_attn, temporal_deform_attn_reference
 
-Operator = Callable[[Tensor, Tensor, Tensor, Sequence[int]], Tensor]
-
+BASELINES: dict[str, Attention] = {"grid_sample": grid_sample_attn, "gather": temporal_deform_attn_reference}
 #: relative errors to float64 that our paths must keep, in float32
 LIMITS = {"forward": 2e-7, "grad of locations": 1e-6}
 
@@ -113,41 +113,17 @@ def make_inputs(case: Case, *, device: torch.device, dtype: torch.dtype, seed: i
     )
 
 
-def versions_on(device: torch.device) -> dict[str, Operator]:
+def versions_on(device: torch.device) -> dict[str, Attention]:
     """What is compared here: baselines first, then our paths, the slowest first."""
-    ours = ["torch"]
-    selected = selected_path(device).name
-    if selected not in ours:
-        ours.append(selected)
-    return {"grid_sample": grid_sample_attn, "gather": temporal_deform_attn_reference} | {
-        name: _on_path(name) for name in ours
-    }
+    ours = dict.fromkeys(("torch", selected_path(device).name), temporal_deform_attn)
+    return BASELINES | ours
 
 
-BASELINES = ("grid_sample", "gather")
-
-
-def _on_path(name: str) -> Operator:
-    def operator(values: Tensor, locations: Tensor, weights: Tensor, level_lengths: Sequence[int]) -> Tensor:
-        return temporal_deform_attn(values, locations, weights, level_lengths)
-
-    operator.__name__ = name
-    return operator
-
-
-def run_forward(name: str, operator: Operator, case: Case, inputs: Inputs) -> Tensor:
-    with torch.no_grad(), _path(name):
-        return operator(*inputs.leaves, [case.length])
-
-
-def run_both(name: str, operator: Operator, case: Case, inputs: Inputs) -> tuple[Tensor, ...]:
-    with _path(name):
-        out = operator(*inputs.leaves, [case.length])
-        return out, *torch.autograd.grad(out, inputs.leaves, inputs.grad_out)
-
-
-def _path(name: str) -> contextlib.AbstractContextManager:
-    return contextlib.nullcontext() if name in BASELINES else forced_path(name)
+def call(name: str, attend: Attention, case: Case, inputs: Inputs, *, backward: bool) -> tuple[Tensor, ...]:
+    """(result, and if `backward` the gradients of the leaves) of one version; what is no baseline is a path's name."""
+    with contextlib.nullcontext() if name in BASELINES else forced_path(name), torch.set_grad_enabled(backward):
+        out = attend(*inputs.leaves, [case.length])
+        return (out, *torch.autograd.grad(out, inputs.leaves, inputs.grad_out)) if backward else (out,)
 
 
 @contextlib.contextmanager
@@ -167,7 +143,7 @@ def poisoned_results() -> Iterator[None]:
 
 
 def measure_errors(
-    versions: Mapping[str, Operator], case: Case, *, device: torch.device, dtype: torch.dtype
+    versions: Mapping[str, Attention], case: Case, *, device: torch.device, dtype: torch.dtype
 ) -> dict[str, tuple[float, float]]:
     """{version: relative error of the result and of the gradient of locations} on a small batch of the case.
 
@@ -176,11 +152,11 @@ def measure_errors(
     small = replace(case, batch=min(case.batch, 2), heads=2)
     inputs = make_inputs(small, device=device, dtype=dtype, seed=1)
     wide = Inputs(*(t.detach().double().requires_grad_() for t in (*inputs.leaves, inputs.grad_out)))
-    exact = run_both("gather", temporal_deform_attn_reference, small, wide)
+    exact = call("gather", temporal_deform_attn_reference, small, wide, backward=True)
     errors = {}
-    for name, operator in versions.items():
+    for name, attend in versions.items():
         with poisoned_results():
-            got = run_both(name, operator, small, inputs)
+            got = call(name, attend, small, inputs, backward=True)
         errors[name] = (_relative(got[0], exact[0]), _relative(got[2], exact[2]))
         rounding = 0.0 if dtype == torch.float32 else torch.finfo(dtype).eps
         for what, error, limit in zip(LIMITS, errors[name], LIMITS.values()):
@@ -204,16 +180,16 @@ def measure(case: Case, *, device: torch.device, dtype: torch.dtype, rounds: int
         sets = max(4, 1 + 2 * cache // case.bytes_moved(element)[0])
     inputs = [make_inputs(case, device=device, dtype=dtype, seed=seed) for seed in range(sets)]
 
-    times: dict[str, dict[str, Times]] = {}
-    for what, runner in (("forward", run_forward), ("both", run_both)):
+    def timed(*, backward: bool) -> dict[str, Times]:
         calls = {
-            name: [_bind(runner, name, operator, case, one) for one in inputs] for name, operator in versions.items()
+            name: [partial(call, name, attend, case, one, backward=backward) for one in inputs]
+            for name, attend in versions.items()
         }
         if device.type == "cuda":
-            times[what] = replay_in_turns(calls, rounds=rounds)
-        else:
-            times[what] = take_turns({name: call for name, (call,) in calls.items()}, rounds=rounds)
+            return replay_in_turns(calls, rounds=rounds)
+        return take_turns({name: one for name, (one,) in calls.items()}, rounds=rounds)
 
+    forward, both = timed(backward=False), timed(backward=True)
     floors_s = [moved / bandwidth for moved in case.bytes_moved(element)]
     return [
         Row(
@@ -223,33 +199,22 @@ def measure(case: Case, *, device: torch.device, dtype: torch.dtype, rounds: int
             version=name,
             error_forward=errors[name][0],
             error_grad_locations=errors[name][1],
-            forward_us=times["forward"][name].median_s * 1e6,
-            both_us=times["both"][name].median_s * 1e6,
-            percent_of_floor_forward=100 * floors_s[0] / times["forward"][name].median_s,
-            percent_of_floor_backward=100
-            * floors_s[1]
-            / (times["both"][name].median_s - times["forward"][name].median_s),
-            forward_ratio=_ratios(times["forward"], name),
-            both_ratio=_ratios(times["both"], name),
+            forward_us=forward[name].median_s * 1e6,
+            both_us=both[name].median_s * 1e6,
+            percent_of_floor_forward=100 * floors_s[0] / forward[name].median_s,
+            percent_of_floor_backward=100 * floors_s[1] / (both[name].median_s - forward[name].median_s),
+            forward_ratio={baseline: forward[name].times_faster_than(forward[baseline]) for baseline in BASELINES},
+            both_ratio={baseline: both[name].times_faster_than(both[baseline]) for baseline in BASELINES},
         )
         for name in versions
     ]
 
 
-def _bind(runner: Callable, *arguments: Any) -> Callable[[], object]:
-    return lambda: runner(*arguments)
-
-
-def _ratios(times: Mapping[str, Times], name: str) -> dict[str, float]:
-    return {baseline: times[name].times_faster_than(times[baseline]) for baseline in BASELINES}
-
-
-def run_benchmark(*, device: torch.device, rounds: int | None = None, quick: bool = False) -> dict[str, Any]:
+def run_benchmark(*, device: torch.device, rounds: int, quick: bool) -> dict[str, Any]:
     """The whole benchmark as plain values: the machine, the measured bandwidth and one row per version and case.
 
-    Rounds are 15 on the CPU and 50 on a GPU if not given, and at most 3 if quick.
+    `quick`: small cases and at most 3 rounds.
     """
-    rounds = rounds or (50 if device.type == "cuda" else 15)
     rounds = min(rounds, 3) if quick else rounds
     bandwidth = memory_bandwidth(device, rounds=rounds)
     cases: tuple[Case, ...] = GPU_CASES if device.type == "cuda" else CPU_CASES
@@ -267,7 +232,7 @@ def run_benchmark(*, device: torch.device, rounds: int | None = None, quick: boo
         "path": str(selected_path(device)),
         "rounds": rounds,
         "bandwidth_gb_per_s": bandwidth / 1e9,
-        "empty_launch_us": empty_launch(rounds=rounds) * 1e6 if device.type == "cuda" else None,
+        "least_kernel_us": least_kernel(device, rounds=rounds) * 1e6 if device.type == "cuda" else None,
         "limits": LIMITS,
         "rows": [asdict(row) for row in rows],
     }
@@ -278,7 +243,7 @@ def render(result: Mapping[str, Any]) -> str:
     lines = [
         f"{result['machine']}; copies at {result['bandwidth_gb_per_s']:.1f} GB/s; "
         f"medians of {result['rounds']} rounds; our path: {result['path']}"
-        + (f"; empty launch {result['empty_launch_us']:.2f} us" if result["empty_launch_us"] else ""),
+        + (f"; least kernel {result['least_kernel_us']:.2f} us" if result["least_kernel_us"] else ""),
         "",
         "| case | values | version | error fwd | error dloc | fwd us | fwd+bwd us | % of floor fwd, bwd "
         "| fwd vs grid_sample | fwd+bwd vs grid_sample | fwd+bwd vs gather |",

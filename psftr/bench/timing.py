@@ -1,4 +1,4 @@
-"""Clocks for benchmarks: versions take turns in one run, and a machine's other work falls on all of them alike."""
+"""Clocks for benchmarks: versions take turns in one run, so that other work on the machine slows all of them alike."""
 
 from __future__ import annotations
 
@@ -30,16 +30,16 @@ class Times:
         return statistics.median(b / a for a, b in zip(self.rounds, slower.rounds, strict=True))
 
 
-#: seconds of counted calls per turn: short calls are repeated, so that a turn outlasts the disturbance of the last
+#: seconds of counted calls per turn: short calls are repeated, so that the effects of the turn before fade
 TURN_S = 0.02
 
 
 def take_turns(versions: Mapping[str, Callable[[], object]], *, rounds: int) -> dict[str, Times]:
-    """Seconds per call on the CPU. In every round each version is called once uncounted, so that caches and allocator
-    are as it leaves them and not as the version before it did, and then for TURN_S, at least once; the mean counts.
+    """Seconds per call on the CPU. In every round each version is called once uncounted, which sets up caches and
+    allocator, and then for TURN_S, at least once; the mean counts.
 
-    With one thread it is that thread's CPU time, which other work on the machine does not add to; with several
-    threads it is wall-clock time, and the machine should be idle.
+    With one thread it is the CPU time of that thread, so other work on the machine does not count. With several threads
+    it is wall-clock time, and the machine should be idle.
     """
     _keep_freed_memory()
     clock = time.thread_time if torch.get_num_threads() == 1 else time.perf_counter
@@ -57,9 +57,9 @@ def take_turns(versions: Mapping[str, Callable[[], object]], *, rounds: int) -> 
 
 @functools.cache
 def _keep_freed_memory() -> None:
-    """Let the C library keep what is freed, for all versions alike. Otherwise it hands memory back to the system, and
-    gets it again page by page, as often as a version's tensors happen to end at the top of the heap: up to three times
-    the time of a fast operation, and none of it in the middle of a training run, whose heap has been built up."""
+    """Let the C library keep freed memory, for all versions alike, as it does in the middle of a training run. In a
+    short program it returns memory to the system and gets it back page by page whenever a tensor ends at the top of the
+    heap, which takes up to three times as long as a fast operation."""
     trim_threshold, mmap_threshold = -1, -3  # of malloc.h
     with contextlib.suppress(OSError, AttributeError):  # not the GNU C library
         process = ctypes.CDLL(None)
@@ -119,9 +119,10 @@ def memory_bandwidth(device: torch.device, *, rounds: int) -> float:
     return 2 * size / times["copy"].median_s
 
 
-def empty_launch(*, rounds: int) -> float:
-    """Seconds a kernel that does nothing takes in a CUDA graph."""
-    return replay_in_turns({"empty": [lambda: torch.cuda._sleep(0)] * 16}, rounds=rounds)["empty"].median_s
+def least_kernel(device: torch.device, *, rounds: int) -> float:
+    """Seconds that adding to one number takes in a CUDA graph: next to nothing but the launch."""
+    number = torch.zeros(1, device=device)
+    return replay_in_turns({"least": [lambda: number.add_(1)] * 16}, rounds=rounds)["least"].median_s
 
 
 def describe_machine(device: torch.device) -> str:

@@ -1,28 +1,27 @@
 """`psftr bench train-step`: one training step of the paper's THUMOS14 network, our attention against grid_sample.
 
 Forward, matching, losses, backward and AdamW on random features (Table 6: dim 512, 2 encoder and 5 decoder layers,
-40 queries; windows of 128 rows, batches of 16). All versions train the same network on the same batch in turns. A third
-one, which attends to nothing, shows how much there is to gain: no attention can make the step faster than that.
+40 queries; windows of 128 rows, batches of 16). All versions train the same network on the same batch in turns. The
+third version attends to nothing: no attention can make the step faster than that.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
-from unittest import mock
 
 import torch
-from torch import Tensor
 
-from psftr.bench.baselines import grid_sample_attn
+from psftr.bench.baselines import Attention, attend_to_nothing, grid_sample_attn
 from psftr.bench.timing import describe_machine, take_turns
 from psftr.data.batches import Batch, Target
-from psftr.methods.psftr import attention
-from psftr.methods.psftr.build import NetworkConfig, build_network
-from psftr.methods.psftr.criterion import Criterion
+from psftr.methods.psftr.attention import TemporalDeformableAttention
+from psftr.methods.psftr.build import build_criterion, build_network, network_config
+from psftr.methods.psftr.settings import LossSettings, MatcherSettings, ModelSettings
 from psftr.ops import selected_path, temporal_deform_attn
 
 CLASSES = 15  # seen classes of a 75/25 split of THUMOS14
+DIM = 512  # CLIP ViT-B/16
 
 
 def make_batch(*, windows: int, length: int, dim: int) -> Batch:
@@ -38,35 +37,33 @@ def make_batch(*, windows: int, length: int, dim: int) -> Batch:
         features=torch.randn(windows, length, dim, generator=generator),
         is_padding=padded,
         is_action=(torch.rand(windows, length, generator=generator) < 0.3).float(),
+        is_ignored=torch.zeros_like(padded),
         targets=tuple(targets),
         windows=(),
     )
 
 
-def attend_to_nothing(values: Tensor, locations: Tensor, weights: Tensor, level_lengths: Sequence[int]) -> Tensor:
-    """A result of the right shape through which gradients reach every input, at next to no cost."""
-    return (values[:, :1] * (weights.mean() + locations.mean()).to(values.dtype)).expand(-1, locations.shape[1], -1, -1)
-
-
-def run_benchmark(*, rounds: int, device: torch.device, precision: str = "fp32") -> dict[str, Any]:
+def run_benchmark(*, rounds: int, device: torch.device, precision: str) -> dict[str, Any]:
     """Seconds per step with each attention, and the ratios, measured in turns; precision "bf16" is autocast."""
     torch.manual_seed(0)
-    config = NetworkConfig()
-    network = build_network(config).to(device).train()
+    network = build_network(network_config(ModelSettings(), feature_dim=DIM, text_dim=DIM)).to(device).train()
     optimizer = torch.optim.AdamW(network.parameters(), lr=1e-4)
-    criterion = Criterion()
-    batch = make_batch(windows=16, length=128, dim=config.feature_dim).to(device)
-    text = torch.randn(CLASSES, config.text_dim).to(device)
+    criterion = build_criterion(LossSettings(), MatcherSettings())
+    batch = make_batch(windows=16, length=128, dim=DIM).to(device)
+    text = torch.randn(CLASSES, DIM).to(device)
 
-    def step(attend: Callable[..., Tensor]) -> Callable[[], None]:
+    layers = [layer for layer in network.modules() if isinstance(layer, TemporalDeformableAttention)]
+
+    def step(attend: Attention) -> Callable[[], None]:
         def run() -> None:
-            with mock.patch.object(attention, "temporal_deform_attn", attend):
-                with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
-                    outputs = network(batch.features, batch.is_padding, text)
-                loss = criterion(outputs, batch)["total"]
-                optimizer.zero_grad()
-                loss.backward()
-                optimizer.step()
+            for layer in layers:
+                layer.attend = attend
+            with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
+                outputs = network(batch.features, batch.is_padding, text)
+            loss = criterion(outputs, batch)["total"]
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
             if device.type == "cuda":
                 torch.cuda.synchronize(device)
 

@@ -74,7 +74,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             from psftr.cli.hydra_app import run_hydra_verb
 
             return run_hydra_verb(verb, module, rest)
-        parser = argparse.ArgumentParser(
+        from psftr.cli.flags import FlagParser
+
+        parser = FlagParser(
             prog=f"psftr {verb}",
             description=module.__doc__,
             formatter_class=argparse.RawDescriptionHelpFormatter,

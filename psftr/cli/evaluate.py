@@ -170,7 +170,7 @@ def evaluate_file(settings: EvaluateSettings) -> float:
     from psftr.data.splits import open_split
     from psftr.evaluation.aggregate import aggregate
     from psftr.evaluation.protocol import evaluate_predictions, split_of
-    from psftr.evaluation.report_page import protocol_of
+    from psftr.evaluation.rules import protocol_of
     from psftr.predictions import read_predictions
 
     predictions = read_predictions(str(settings.predictions))
@@ -247,9 +247,17 @@ def matches(job: Mapping[str, str], run: RunFolder) -> bool:
         actual = lookup(config, key)
         if key == "split.index" or actual is None or isinstance(actual, dict | list):
             continue
-        if str(actual).lower() != value.lower().strip("'\""):
+        if not _same(actual, value.strip("'\"")):
             return False
     return True
+
+
+def _same(actual: Any, text: str) -> bool:
+    """Whether a setting has the value that an override writes: 0 and 0.0 are one."""
+    try:
+        return float(actual) == float(text)
+    except (TypeError, ValueError):
+        return str(actual).lower() == text.lower()
 
 
 def slug(label: str) -> str:

@@ -8,6 +8,7 @@ Nothing below this package sees a DictConfig.
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 import importlib
 import os
@@ -42,13 +43,12 @@ def run_hydra_verb(verb: str, module: ModuleType, arguments: Sequence[str]) -> i
     arguments = module.rewrite_arguments(list(arguments)) if hasattr(module, "rewrite_arguments") else list(arguments)
 
     import hydra
-    from hydra._internal.utils import get_args_parser
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
 
     register_settings(module)
     try:
-        check_overrides(module, get_args_parser().parse_args(arguments).overrides)
+        check_overrides(module, overrides_among(arguments))
         # Hydra otherwise prints a trimmed traceback and exits by itself: one line on bad input is ours to print.
         os.environ["HYDRA_FULL_ERROR"] = "1"
         before, sys.argv = sys.argv, [f"psftr {verb}", *arguments]
@@ -62,6 +62,17 @@ def run_hydra_verb(verb: str, module: ModuleType, arguments: Sequence[str]) -> i
     except HydraException as error:
         raise PsftrError(str(error)) from error
     return 0
+
+
+def overrides_among(arguments: Sequence[str]) -> list[str]:
+    """The `key=value` arguments, without Hydra's own flags and their values."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    for names in (["--cfg", "-c"], ["--package", "-p"], ["--config-path", "-cp"], ["--config-name", "-cn"]):
+        parser.add_argument(*names)
+    parser.add_argument("--config-dir", "-cd")
+    parser.add_argument("--experimental-rerun")
+    parser.add_argument("--info", "-i", nargs="?")
+    return [text for text in parser.parse_known_args(list(arguments))[1] if not text.startswith("-")]
 
 
 def help_text(module: ModuleType, arguments: Sequence[str]) -> str:
@@ -249,10 +260,7 @@ def flatten(tree: Any, prefix: str = "") -> Iterator[str]:
 
 def planned_overrides(folder: Path) -> list[dict[str, str]]:
     """The jobs that a multirun folder was meant to hold, as {key: value}, from its multirun.yaml; empty for one run."""
-    import itertools
-
     import yaml
-    from hydra.core.override_parser.overrides_parser import OverridesParser
 
     file = folder / "multirun.yaml"
     if not file.is_file():
@@ -263,8 +271,17 @@ def planned_overrides(folder: Path) -> list[dict[str, str]]:
         swept = [f"{key}={value}" for key, value in parameters.items()] + list(hydra["overrides"]["task"])
     except (yaml.YAMLError, KeyError, TypeError) as error:
         raise PsftrError(f"{file} is damaged ({error}): evaluate its runs one by one") from error
+    return planned_jobs([text for text in swept if not text.startswith("hydra.")])
+
+
+def planned_jobs(task_overrides: Sequence[str]) -> list[dict[str, str]]:
+    """The jobs that a sweep stands for, as {key: value}."""
+    import itertools
+
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+
     keys, values = [], []
-    for override in OverridesParser.create().parse_overrides([text for text in swept if not text.startswith("hydra.")]):
+    for override in OverridesParser.create().parse_overrides(list(task_overrides)):
         keys.append(override.get_key_element())
         if override.is_discrete_sweep():
             values.append([str(v) for v in override.sweep_string_iterator()])

@@ -4,8 +4,9 @@ Writes into --out: predictions.json and predictions.csv (everything), for each v
 and VIDEO.png (a timeline), and over all of them report.html. Subtitles, pictures and the printed table hold the likely
 detections: those from --threshold on, or without it those with at least half the best score of their video.
 
-A video that cannot be read, or gives less than it declares, is named at the end and makes the exit status 1; the
-others are done all the same. Features stay in OUT/features, so that the next call with other labels is quick.
+A call never writes over an earlier one's results: where --out holds some, it writes to OUT-2, OUT-3, …; --overwrite
+replaces them. Features stay in OUT/features, so that the next call with other labels is quick. A video that cannot be
+read, or gives less than it declares, is named at the end and makes the exit status 1; the others are done all the same.
 
 examples:
   psftr predict clip.mp4 --labels "high jump" "pole vault" --checkpoint outputs/thumos14/75-split0/2026-01-31_12-00-00
@@ -20,7 +21,12 @@ import argparse
 import sys
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from psftr.cli.flags import add_settings, number
+from psftr.cli.folders import free_folder, no_remains, writable_folder
+from psftr.cli.progress import counter, progress
+from psftr.features.settings import EncoderSettings, ExtractSettings
 
 if TYPE_CHECKING:
     from psftr.api import Model, Result
@@ -28,6 +34,7 @@ if TYPE_CHECKING:
 
 EXIT_INCOMPLETE, EXIT_INTERRUPTED = 1, 130
 PRINTED_PER_VIDEO, PRINTED_AT_MOST = 8, 40
+PREDICTIONS = "predictions.json"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -40,14 +47,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--prompt", help="none, prompt1, prompt2, prompt3 or a text with {} (default: the checkpoint's, else prompt3)")
     add("--text", metavar="FILE", help="class texts made elsewhere (psftr-text), in place of the encoder's")
     add("--checkpoint", metavar="PATH", help="run folder, model folder, .ckpt or hf://USER/REPOSITORY; none: baseline")
-    add("--model", help="open_clip model or JSON layout (default: the checkpoint's encoder, else ViT-B-16)")
-    add("--pretrained", help="tag, local weights file or 'random' (default: the checkpoint's, else openai)")
-    add("--device", default="auto", help="cpu, cuda, cuda:1 … (default: cuda if there is one)")
-    add("--stride", type=int, help="frames per feature row (default: the checkpoint's, else 8)")
-    add("--threshold", type=float, help="least score kept, in every output")
-    add("--max-per-video", type=int, metavar="N", help="best detections kept per video, in every output")
+    words = {
+        "model": f"open_clip model or JSON layout (default: the checkpoint's encoder, else {EncoderSettings.model})",
+        "pretrained": f"tag, weights file or 'random' (default: the checkpoint's, else {EncoderSettings.pretrained})",
+        "stride": f"frames per feature row (default: the checkpoint's, else {ExtractSettings.stride})",
+    }
+    add_settings(parser, EncoderSettings, leave_out=("projection", "seed", "precision"), help=words)
+    add_settings(parser, ExtractSettings, leave_out=("dtype", "batch_size", "workers", "decoder"), help=words)
+    add("--threshold", type=number(float, least=0, most=1), help="least score kept, in every output")
+    kept = "best detections kept per video, in every output"
+    add("--max-per-video", type=number(int, least=1), metavar="N", help=kept)
     add("--ground-truth", metavar="FILE", help="annotations: drawn, and scored where they know the labels")
     add("--out", default="psftr-predict", metavar="DIR", help="default %(default)s")
+    add("--overwrite", action="store_true", help="replace the results of an earlier call in --out")
     add("--no-pictures", action="store_true", help="no timeline pictures")
     add("--fiftyone", action="store_true", help="also labels.json of a FiftyOne temporal detection dataset")
     add("--activitynet", action="store_true", help="also activitynet.json as ActivityNet's toolkit takes it")
@@ -55,61 +67,66 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """0; 1 if a video failed or fell short; 130 if interrupted, with what was done written."""
-    from psftr.api import baseline, load
+    from psftr.cli.ground_truth import read_ground_truth
     from psftr.errors import PsftrError
+    from psftr.evaluation.labels import same_labels, told
 
     labels = _labels(args)
-    for name in ("stride", "max_per_video"):
-        value = getattr(args, name)
-        if value is not None and value < 1:
-            raise PsftrError(f"--{name.replace('_', '-')} must be at least 1, got {value}")
     if not args.videos and not args.features:
         raise PsftrError(
             "no videos: name video files, or a feature store with --features (labels go last, or after --)"
         )
     if args.video_ids and not args.features:
         raise PsftrError("--videos chooses among the videos of --features STORE; give video files by themselves")
-    annotations = _ground_truth(args.ground_truth)
-    if args.checkpoint:
-        model = load(args.checkpoint, device=args.device, model=args.model, pretrained=args.pretrained)
-        print(f"checkpoint {model.origin}, encoder {model.encoder}")
-    else:
-        model = baseline(args.model, args.pretrained, device=args.device)
-        print("no --checkpoint given: running the training-free CLIP baseline (clip-baseline)")
-    out = Path(args.out)
-    result = _predict(model, args, labels, out)
-    paths = _write(result, out, args, annotations)
+    asked = writable_folder("--out", args.out)
+    out = asked if args.overwrite else free_folder(asked, PREDICTIONS)
+    annotations = read_ground_truth(args.ground_truth) if args.ground_truth else None
+    model = _model(args)
+    with no_remains(out, asked):
+        result = _predict(model, args, labels, asked / "features")
+        if args.overwrite:
+            _remove_results(out)
+        paths = _write(result, out, args, annotations)
     _print_table(result)
+    if annotations and (renamed := same_labels(result.labels, annotations.classes)):
+        print(told(renamed))
+    if out != asked:
+        print(f"{asked} holds the results of an earlier call; these are in {out} (--overwrite replaces them)")
     print("written:\n" + "\n".join(f"  {path}" for path in paths))
     return _tell_what_is_missing(result)
 
 
 def _labels(args: argparse.Namespace) -> list[str]:
     from psftr.errors import PsftrError
+    from psftr.files import read_lines
 
     if bool(args.labels) == bool(args.labels_file):
         raise PsftrError('say what to look for, with --labels "high jump" "pole vault" or with --labels-file FILE')
     if args.labels:
         return args.labels
-    lines = Path(args.labels_file).read_text(encoding="utf-8").splitlines()
-    labels = [line.strip() for line in lines if line.strip() and not line.lstrip().startswith("#")]
+    labels = read_lines(args.labels_file, "labels")
     if not labels:
         raise PsftrError(f"{args.labels_file} holds no label; write one per line")
     return labels
 
 
-def _ground_truth(path: str | None) -> Annotations | None:
-    if path is None:
-        return None
-    from psftr.data.annotations import read_annotations
+def _model(args: argparse.Namespace) -> Model:
+    from psftr.api import baseline, load
 
-    return read_annotations(path)
+    device = args.device or EncoderSettings.device
+    if args.checkpoint:
+        model = load(args.checkpoint, device=device, model=args.model, pretrained=args.pretrained)
+        print(f"checkpoint {model.origin}, encoder {model.encoder}")
+    else:
+        model = baseline(args.model, args.pretrained, device=device)
+        print(f"no --checkpoint given: running the training-free CLIP baseline ({model.name})")
+    return model
 
 
-def _predict(model: Model, args: argparse.Namespace, labels: list[str], out: Path) -> Result:
-    from psftr.cli.extract import _progress as extraction_progress
+def _predict(model: Model, args: argparse.Namespace, labels: list[str], features: Path) -> Result:
+    from psftr.cli.extract import describe, share_done
 
-    with extraction_progress() as on_progress:
+    with progress() as tell:
         return model.predict(
             args.videos or None,
             labels=labels,
@@ -120,33 +137,36 @@ def _predict(model: Model, args: argparse.Namespace, labels: list[str], out: Pat
             threshold=args.threshold,
             max_per_video=args.max_per_video,
             stride=args.stride,
-            keep_features=None if args.features else out / "features",
-            on_progress=on_progress,
-            on_video=_line_every(20),
+            keep_features=None if args.features else features,
+            on_progress=lambda state: tell(share_done(state), describe(state)),
+            on_video=counter(tell, "videos searched"),
             returns_on_interrupt=True,
         )
 
 
-def _line_every(number: int) -> Any:
-    def tell(done: int, total: int) -> None:
-        if total > number and (done % number == 0 or done == total):
-            print(f"{done}/{total} videos searched", flush=True)
+def _remove_results(out: Path) -> None:
+    """Remove what an earlier call wrote, by its own list of videos, and nothing else."""
+    from psftr.errors import PsftrError
+    from psftr.predictions import read_predictions
 
-    return tell
+    try:
+        videos = list(read_predictions(out / PREDICTIONS).detections)
+    except PsftrError:  # none there, or a damaged one
+        videos = []
+    names = [PREDICTIONS, "predictions.csv", "activitynet.json", "labels.json", "report.html"]
+    for name in names + [f"{video_id}{ending}" for video_id in videos for ending in (".srt", ".vtt", ".png")]:
+        (out / name).unlink(missing_ok=True)
 
 
 def _write(result: Result, out: Path, args: argparse.Namespace, annotations: Annotations | None) -> list[Path]:
-    """What is needed most comes first; a picture that cannot be made is told and costs nothing else."""
+    """What is needed most comes first; a picture whose video gives no frame is told and costs nothing else."""
     from psftr.errors import PsftrError
 
-    out.mkdir(parents=True, exist_ok=True)
-    paths = [result.to_json(out / "predictions.json"), result.to_csv(out / "predictions.csv")]
+    paths = [result.to_json(out / PREDICTIONS), result.to_csv(out / "predictions.csv")]
     if args.activitynet:
         paths.append(result.to_activitynet(out / "activitynet.json"))
     if args.fiftyone:
-        from psftr.api.formats import write_fiftyone_labels
-
-        paths.append(write_fiftyone_labels(out / "labels.json", result.predictions))
+        paths.append(result.to_fiftyone_labels(out / "labels.json"))
     if not result.is_complete:
         return paths
     for video_id in result.videos:
@@ -155,14 +175,14 @@ def _write(result: Result, out: Path, args: argparse.Namespace, annotations: Ann
             continue
         try:
             paths.append(result.to_timeline(out / f"{video_id}.png", video_id, annotations=annotations))
-        except (PsftrError, OSError) as error:
+        except PsftrError as error:
             print(f"{video_id}: no picture: {error}", file=sys.stderr)
     paths.append(result.to_report(out / "report.html", annotations=annotations))
     return paths
 
 
 def _print_table(result: Result) -> None:
-    from psftr.evaluation.tables import table
+    from psftr.evaluation.render import aligned
 
     rows: list[list[str]] = []
     left_out = 0
@@ -172,13 +192,9 @@ def _print_table(result: Result) -> None:
         left_out += len(likely) - len(shown)
         rows.append([video_id if likely else f"{video_id}: nothing found", "", "", ""])
         rows += [[f"  {d.label}", f"{d.start_s:.2f}", f"{d.end_s:.2f}", f"{d.score:.3g}"] for d in shown]
-    provenance = result.predictions.provenance
-    encoder = str(provenance.features.get("encoder")) if provenance else ""
-    if ":random-seed" in encoder:
-        print(f"untrained weights ({encoder}): these detections only try the pipeline, they mean nothing")
-    if provenance and provenance.features.get("synthetic"):
-        print("SYNTHETIC features: these detections say nothing about real videos")
-    print(table(["video", "start s", "end s", "score"], rows))
+    for warning in result.warnings:
+        print(warning)
+    print(aligned(["video", "start s", "end s", "score"], rows))
     if left_out:
         print(f"and {left_out} more likely ones")
     print(f"{len(result)} detections in {len(result.videos)} videos")

@@ -16,15 +16,19 @@ examples:
 from __future__ import annotations
 
 import argparse
-import sys
-import time
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import Any
 
-if TYPE_CHECKING:
-    from collections.abc import Callable
+from psftr.cli.flags import flag_of, number
+from psftr.cli.folders import no_remains, writable_folder
+from psftr.cli.progress import counter, progress
 
 DATASETS = ("thumos14", "activitynet13", "synthetic")
-LINE_EVERY_S = 5.0
+# which flags go with what; they are refused elsewhere, where they would do nothing
+WORLD = ("seed", "dim", "num_train", "num_test")
+SIMULATION = ("seed", "dim", "subset", "limit")
+ARRAYS = ("info", "encoder", "stride")
+REAL = ("source", "base_url", "features", "simulate_features", "subset", "limit", *ARRAYS)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -33,81 +37,75 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--out", metavar="DIR", help="the dataset's folder (default: data/DATASET)")
     add("--from", dest="source", metavar="DIR", help="take the files from this folder instead of downloading them")
     add("--base-url", metavar="URL", help="a mirror of the public host (also: the variable PSFTR_BASE_URL)")
-    group = parser.add_argument_group("features that are there already, one <video id>.npy [T, D] per video")
-    group.add_argument("--features", metavar="DIR", help="the folder of arrays; becomes features.h5")
-    group.add_argument("--info", metavar="FILE", help="their info JSON (default: the published one)")
-    group.add_argument("--encoder", metavar="NAME", help="what made them, e.g. open_clip:ViT-B-16:openai")
-    group.add_argument("--stride", type=int, help="frames per row (default: 8 for THUMOS14, 16 for ActivityNet)")
-    group = parser.add_argument_group("synthetic features")
-    group.add_argument(
-        "--simulate-features", action="store_true", help="write some over the real timelines, so labelled"
+    add = parser.add_argument_group("features that are there already, one <video id>.npy [T, D] per video").add_argument
+    add("--features", metavar="DIR", help="the folder of arrays; becomes features.h5")
+    add("--info", metavar="FILE", help="their info JSON (default: the published one)")
+    add("--encoder", metavar="NAME", help="what made them, e.g. open_clip:ViT-B-16:openai")
+    add("--stride", type=number(int, least=1), help="frames per row (default: the data set's own)")
+    add = parser.add_argument_group("synthetic features").add_argument
+    add(
+        "--simulate-features", action="store_true", default=None, help="write some over the real timelines, so labelled"
     )
-    group.add_argument("--subset", metavar="NAME", help="only this subset's videos (default: all annotated ones)")
-    group.add_argument("--limit", type=int, metavar="N", help="only the first N videos of each subset")
-    group.add_argument("--seed", type=int, default=0, help="of synthetic features and worlds (default %(default)s)")
-    group.add_argument("--dim", type=int, default=512, help="of synthetic features and worlds (default %(default)s)")
-    group.add_argument("--num-train", type=int, default=120, help="training videos of the synthetic world")
-    group.add_argument("--num-test", type=int, default=80, help="test videos of the synthetic world")
+    add("--subset", metavar="NAME", help="only this subset's videos (default: all annotated ones)")
+    add("--limit", type=number(int, least=1), metavar="N", help="only the first N videos of each subset")
+    add("--seed", type=number(int, least=0), help="of synthetic features and worlds")
+    add("--dim", type=number(int, least=64), help="of synthetic features and worlds")
+    add("--num-train", type=number(int, least=1), help="training videos of the synthetic world")
+    add("--num-test", type=number(int, least=1), help="test videos of the synthetic world")
 
 
 def run(args: argparse.Namespace) -> int:
-    from pathlib import Path
-
     from psftr.errors import PsftrError
 
-    out = Path(args.out or f"data/{args.dataset}")
     if args.dataset == "synthetic":
-        _prepare_world(out, args)
-        return 0
+        _refuse(args, REAL, "is for real data sets")
+    else:
+        _refuse(args, ("num_train", "num_test"), "is for `psftr prepare synthetic`")
+        if not args.simulate_features:
+            _refuse(args, SIMULATION, "needs --simulate-features")
+        if not args.features:
+            _refuse(args, ARRAYS, "needs --features DIR")
     if args.features is not None and args.simulate_features:
         raise PsftrError("--features and --simulate-features exclude each other: give one")
     if args.features is not None and not args.encoder:
         raise PsftrError("--features needs --encoder NAME, what made them, e.g. open_clip:ViT-B-16:openai")
+    out = writable_folder("--out", args.out if args.out is not None else f"data/{args.dataset}")
+    with no_remains(out):
+        return _prepare_world(out, args) if args.dataset == "synthetic" else _prepare_real(out, args)
 
+
+def _prepare_real(out: Path, args: argparse.Namespace) -> int:
     from psftr.data.checks import summary
     from psftr.data.prepare import import_features, prepare, simulate
 
-    report = prepare(args.dataset, out, source=args.source, base=args.base_url, progress=progress("files checked"))
-    if args.features is not None:
-        report = import_features(report, args.features, encoder=args.encoder, stride=args.stride, info=args.info)
-    if args.simulate_features:
-        report = simulate(
-            report,
-            seed=args.seed,
-            dim=args.dim,
-            subset=args.subset,
-            limit=args.limit,
-            progress=progress("videos simulated"),
-        )
+    with progress() as tell:
+        files = counter(tell, "files checked")
+        report = prepare(args.dataset, out, source=args.source, base=args.base_url, progress=files)
+        if args.features is not None:
+            report = import_features(report, args.features, encoder=args.encoder, stride=args.stride, info=args.info)
+        if args.simulate_features:
+            report = simulate(report, **_given(args, SIMULATION), progress=counter(tell, "videos simulated"))
     print("\n".join(summary(report)))
     return 0
 
 
-def _prepare_world(out, args: argparse.Namespace) -> None:
+def _prepare_world(out: Path, args: argparse.Namespace) -> int:
     from psftr.data.synthetic import ensure_world
     from psftr.features.store import FeatureStore
 
-    built = ensure_world(out, seed=args.seed, dim=args.dim, num_train=args.num_train, num_test=args.num_test)
+    built = ensure_world(out, **_given(args, WORLD))
     store = FeatureStore(out / "features.h5")
     print(f"Synthetic world {'built in' if built else 'is there already:'} {out}: {len(store)} videos, {store.encoder}")
+    return 0
 
 
-def progress(what: str) -> Callable[[int, int], None]:
-    """One line that renews itself on a terminal, a line every few seconds elsewhere; silent if it is over soon."""
-    started = last = time.monotonic()
+def _given(args: argparse.Namespace, names: tuple[str, ...]) -> dict[str, Any]:
+    """The flags that were given: the others keep the default of the function they go to."""
+    return {name: getattr(args, name) for name in names if getattr(args, name) is not None}
 
-    def tell(done: int, total: int) -> None:
-        nonlocal last
-        now = time.monotonic()
-        is_terminal = sys.stderr.isatty()
-        if is_terminal and (done == total or now - last > 0.1):
-            left = (now - started) / done * (total - done)
-            end = "\n" if done == total else ""
-            print(f"\r{done}/{total} {what}, {left:.0f} s left  ", end=end, file=sys.stderr, flush=True)
-        elif not is_terminal and now - last > LINE_EVERY_S:
-            print(f"{done}/{total} {what}", file=sys.stderr, flush=True)
-        else:
-            return
-        last = now
 
-    return tell
+def _refuse(args: argparse.Namespace, names: tuple[str, ...], why: str) -> None:
+    from psftr.errors import PsftrError
+
+    for name in _given(args, names):
+        raise PsftrError(f"{'--from' if name == 'source' else flag_of(name)} {why}; leave it out")

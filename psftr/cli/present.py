@@ -15,8 +15,8 @@ log = logging.getLogger("psftr")
 
 def show(report: TenSplitReport, baseline: TenSplitReport | None, out: Path | None, *, figures: bool) -> None:
     """Print the tables, write them as files and, if asked, draw the figures."""
-    from psftr.evaluation.aggregate import write_report
-    from psftr.evaluation.tables import evaluation_text, report_text
+    from psftr.evaluation.charts import save_charts
+    from psftr.evaluation.render import evaluation_text, report_text, write_report
 
     alone = len(report.evaluations) == 1 and len(report.expected) == 1 and baseline is None
     log.info("%s", evaluation_text(report.evaluations[0]) if alone else report_text(report, baseline=baseline))
@@ -26,49 +26,25 @@ def show(report: TenSplitReport, baseline: TenSplitReport | None, out: Path | No
     if baseline is not None:
         paths += write_report(out / "baseline", baseline)
     if figures:
-        paths += draw(out, report, baseline)
+        paths += save_charts(out, report, baseline=baseline)
     log.info("written:\n%s", "\n".join(f"  {path}" for path in paths))
-
-
-def draw(out: Path, report: TenSplitReport, baseline: TenSplitReport | None) -> list[Path]:
-    from psftr.evaluation.plots import plot_classes, plot_data_scale, plot_splits
-
-    figures = [plot_classes(out / "classes.png", report, baseline=baseline)]
-    if len(report.evaluations) > 1:
-        figures.append(plot_splits(out / "splits.png", [report], baselines=[baseline] if baseline else []))
-        if all(e.num_training_videos for e in report.evaluations):
-            figures.append(plot_data_scale(out / "data_scale.png", [report]))
-    return figures
 
 
 def compare_settings(reports: dict[str, TenSplitReport], table: str | None, out: Path, *, figures: bool) -> None:
     """One line per setting and the ablation's figure; the paper's row beside where an experiment names its table."""
+    from psftr.evaluation.charts import save_settings_charts
     from psftr.evaluation.paper import TABLES
-    from psftr.evaluation.plots import plot_ablation, plot_data_scale, plot_splits
 
     first = next(iter(reports.values()))
-    marks = "[SYNTHETIC] " if first.synthetic else ""
     printed = {(row.method, row.ratio): row.average for row in TABLES.get(table or "", ())}
-    log.info("%s%d settings, average mAP in %%", marks, len(reports))
+    log.info("%s%d settings, average mAP in %%", first.mark, len(reports))
     for label, report in reports.items():
         row = printed.get((label.partition(" · ")[0], report.ratio))
         beside = f"   paper {row:.2f}" if row is not None and not report.synthetic else ""
-        spread = "" if len(report.evaluations) == 1 else f" ± {100 * report.average.std:.2f}"
-        log.info("  %s: %.2f%s (%s)%s", label, 100 * report.average.mean, spread, report.coverage, beside)
+        log.info("  %s: %s (%s)%s", label, report.average.percent, report.coverage, beside)
     if not figures:
         return
-    ratios = {report.ratio for report in reports.values()}
-    if len(ratios) == len(reports):  # only the ratio varies: Figures 7 and 8
-        paths = [plot_splits(out / "splits.png", list(reports.values()))]
-        if all(e.num_training_videos for report in reports.values() for e in report.evaluations):
-            paths.append(plot_data_scale(out / "data_scale.png", list(reports.values())))
-    else:
-        paths = []
-        for ratio in sorted(ratios, reverse=True):
-            rows = {label.partition(" · ")[0]: r for label, r in reports.items() if r.ratio == ratio}
-            name = f"Table {table}" if table else "settings"
-            paper = {method: average for (method, of), average in printed.items() if of == ratio}
-            paths.append(plot_ablation(out / f"settings_{ratio}.png", rows, name=name, paper=paper or None))
+    paths = save_settings_charts(out, reports, name=f"Table {table}" if table else "settings", paper=printed)
     log.info("written:\n%s", "\n".join(f"  {path}" for path in paths))
 
 

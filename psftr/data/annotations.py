@@ -7,10 +7,7 @@ cannot be understood is a `PsftrError` naming file, video and row.
 
 from __future__ import annotations
 
-import csv
-import json
 import math
-import os
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -18,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from psftr.errors import PsftrError
-from psftr.files import nearest_names
+from psftr.files import csv_number, csv_rows, nearest_names, read_json, write_json
 from psftr.predictions import canonical_id
 
 # Containers, frame counts and annotators disagree about a video's length by up to a few frames: a segment may end this
@@ -121,7 +118,7 @@ def read_annotations(
     if path.suffix.lower() == ".csv":
         entries: Mapping[str, Any] = _csv_entries(path)
     else:
-        document = _load_json(path)
+        document = read_json(path, remedy="`psftr prepare` makes annotations, or give another file")
         if not isinstance(document, dict) or not isinstance(document.get("database"), dict):
             raise PsftrError(f'{path}: no "database" object; expected {{"database": {{id: …}}}}')
         entries = document["database"]
@@ -155,7 +152,7 @@ def known_ids(video_ids: Iterable[str], annotations: Annotations) -> frozenset[s
 
 
 def write_annotations(path: str | Path, annotations: Annotations) -> None:
-    """Write the ActivityNet layout, ignored actions included; replaces `path` only when complete."""
+    """Write the ActivityNet layout, ignored actions included; whole or not at all."""
     database: dict[str, Any] = {}
     for video_id, video in annotations.videos.items():
         entry: dict[str, Any] = {"subset": video.subset}
@@ -166,11 +163,7 @@ def write_annotations(path: str | Path, annotations: Annotations) -> None:
         actions = (*video.actions, *annotations.ignored.get(video_id, ()))
         entry["annotations"] = [{"segment": [a.start_s, a.end_s], "label": a.label} for a in actions]
         database[video_id] = entry
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    temporary.write_text(json.dumps({"database": database}, allow_nan=False, ensure_ascii=False), encoding="utf-8")
-    temporary.replace(path)
+    write_json(path, {"database": database}, indent=None)
 
 
 def _read_video(
@@ -242,42 +235,13 @@ def _read_action(where: str, annotation: Any) -> Action:
     return Action(float(segment[0]), float(segment[1]), label)
 
 
-def _load_json(path: Path) -> Any:
-    def no_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        made = dict(pairs)
-        if len(made) != len(pairs):  # json keeps the last of two equal keys and says nothing
-            repeated = next(key for key, count in Counter(key for key, _ in pairs).items() if count > 1)
-            raise PsftrError(f"{path}: key {repeated!r} appears twice in one object; remove one")
-        return made
-
-    try:
-        return json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=no_repeats)
-    except FileNotFoundError:
-        raise PsftrError(f"{path}: no such file; `psftr prepare` makes annotations, or give another path") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise PsftrError(f"{path}: not valid JSON: {error}") from None
-
-
 def _csv_entries(path: Path) -> dict[str, Any]:
     entries: dict[str, Any] = {}
-    if not path.is_file():
-        raise PsftrError(f"{path}: no such file")
-    with path.open(newline="", encoding="utf-8-sig") as lines:
-        reader = csv.DictReader(lines, skipinitialspace=True)
-        missing = [column for column in CSV_COLUMNS if column not in (reader.fieldnames or ())]
-        if missing:
-            raise PsftrError(f"{path}: the header lacks {', '.join(missing)}; it must name {','.join(CSV_COLUMNS)}")
-        for row in reader:
-            try:
-                segment = [float(row["t-start"]), float(row["t-end"])]
-            except (TypeError, ValueError):
-                raise PsftrError(
-                    f"{path}: line {reader.line_num}: t-start and t-end must be numbers in seconds, "
-                    f"got {row['t-start']!r} and {row['t-end']!r}"
-                ) from None
-            # `csv` says that a missing duration is the format's, not this file's
-            entry = entries.setdefault(row["video-id"], {"csv": True, "subset": row.get("subset"), "annotations": []})
-            entry["annotations"].append({"segment": segment, "label": row["label"]})
+    for where, row in csv_rows(path, CSV_COLUMNS):
+        segment = [csv_number(where, row, "t-start"), csv_number(where, row, "t-end")]
+        # `csv` says that a missing duration is the format's, not this file's
+        entry = entries.setdefault(row["video-id"], {"csv": True, "subset": row.get("subset"), "annotations": []})
+        entry["annotations"].append({"segment": segment, "label": row["label"]})
     return entries
 
 

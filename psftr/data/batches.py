@@ -1,12 +1,13 @@
 """What a network is given: windows with their rows and targets, collated into a `Batch`.
 
-Apart from the data module, so that whoever only predicts need not import Lightning.
+Not in the data module's file, so that prediction does not import Lightning.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,10 @@ import torch
 from torch import Tensor
 
 from psftr.data.annotations import Action
-from psftr.data.windows import Window, action_rows
+from psftr.data.windows import Window, WindowPolicy, action_rows, window_rows
+from psftr.errors import PsftrError
+from psftr.predictions import FrameFeatures
+from psftr.segments import Timeline
 
 
 @dataclass(frozen=True)
@@ -33,15 +37,17 @@ class Target:
 
 @dataclass(frozen=True)
 class Batch:
-    """`features [B, T, D]` float32; `is_padding [B, T]` True on padding; `is_action [B, T]` float.
+    """`features [B, T, D]` float32; `is_padding`, `is_ignored [B, T]` bool; `is_action [B, T]` float.
 
     `is_action` is 1 where a row's centre lies in an action of the loader's classes, whether or not that action is a
-    target. In prediction it is 0 and `targets` are empty, whatever the annotations say.
+    target. `is_ignored` is True where a row lies in an instance that is neither action nor background, such as
+    THUMOS14's Ambiguous, and in no action. In prediction both are 0 and `targets` are empty.
     """
 
     features: Tensor
     is_padding: Tensor
     is_action: Tensor
+    is_ignored: Tensor
     targets: tuple[Target, ...]
     windows: tuple[Window, ...]
 
@@ -53,6 +59,7 @@ class Batch:
             self.features.to(device, **kwargs),
             self.is_padding.to(device, **kwargs),
             self.is_action.to(device, **kwargs),
+            self.is_ignored.to(device, **kwargs),
             tuple(target.to(device, **kwargs) for target in self.targets),
             self.windows,
         )
@@ -62,6 +69,7 @@ class Batch:
             self.features.pin_memory(),
             self.is_padding.pin_memory(),
             self.is_action.pin_memory(),
+            self.is_ignored.pin_memory(),
             tuple(target.pin_memory() for target in self.targets),
             self.windows,
         )
@@ -69,11 +77,15 @@ class Batch:
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """A window, the targets in it (action, normalised start and end) and the actions that mark its rows."""
+    """A window, the targets in it (action, normalised start and end), and the actions that mark its rows.
+
+    `ignored`: instances in it that are neither action nor background.
+    """
 
     window: Window
     targets: Sequence[tuple[Action, tuple[float, float]]] = ()
     actions: Sequence[Action] = ()
+    ignored: Sequence[Action] = ()
 
 
 @dataclass(frozen=True)
@@ -91,10 +103,12 @@ class Collate:
         sizes = np.array([sample.window.num_valid for sample in samples])
         is_padding = np.arange(samples[0].window.size) >= sizes[:, None]
         is_action = np.stack([action_rows(sample.actions, sample.window) for sample in samples])
+        is_ignored = np.stack([action_rows(sample.ignored, sample.window) for sample in samples]) & ~is_action
         return Batch(
             features=torch.from_numpy(np.stack([rows for _, rows in items])),
             is_padding=torch.from_numpy(is_padding),
             is_action=torch.from_numpy(is_action.astype(np.float32)),
+            is_ignored=torch.from_numpy(is_ignored),
             targets=tuple(self._target(sample) for sample in samples),
             windows=tuple(sample.window for sample in samples),
         )
@@ -105,3 +119,38 @@ class Collate:
         segments_cw = torch.stack([(start + end) / 2, end - start], dim=-1).float()
         labels = torch.tensor([self.index[action.label] for action, _ in sample.targets], dtype=torch.int64)
         return Target(labels, segments_cw)
+
+
+def inference_samples(video_id: str, timeline: Timeline, policy: WindowPolicy) -> list[Sample]:
+    """Every window of a video in time order, without targets."""
+    return [Sample(window) for window in policy.windows(video_id, timeline, training=False)]
+
+
+def inference_batches(
+    videos: Iterable[FrameFeatures], *, policy: WindowPolicy, batch_size: int
+) -> Iterator[tuple[Batch, tuple[bool, ...]]]:
+    """Windows of videos in order, `batch_size` at a time; a batch may hold windows of several videos.
+
+    Beside each batch: True for every window that is the last of its video. Raises PsftrError for unusable features.
+    """
+    if batch_size < 1:
+        raise PsftrError(f"batch_size must be at least 1 window, got {batch_size}")
+    collate = Collate(())
+    windows = _inference_windows(videos, policy)
+    while chunk := list(islice(windows, batch_size)):
+        yield collate([(sample, rows) for sample, rows, _ in chunk]), tuple(is_last for _, _, is_last in chunk)
+
+
+def _inference_windows(
+    videos: Iterable[FrameFeatures], policy: WindowPolicy
+) -> Iterator[tuple[Sample, np.ndarray, bool]]:
+    """(sample, rows [size, D], is it the last of its video)."""
+    for video in videos:
+        features = np.asarray(video.features)
+        if features.ndim != 2 or len(features) == 0:
+            raise PsftrError(f"video {video.video_id}: features {list(features.shape)} are not [T >= 1, D]")
+        if not np.isfinite(features).all():
+            raise PsftrError(f"video {video.video_id}: features hold values that are not finite; extract again")
+        samples = inference_samples(video.video_id, video.timeline, policy)
+        for number, sample in enumerate(samples, start=1):
+            yield sample, window_rows(features, sample.window), number == len(samples)

@@ -1,226 +1,221 @@
-"""Windows of a feature store as `Batch`es: training and validation on seen classes, prediction for the test.
+"""Windows of a data set as `Batch`es: training and validation on seen classes, prediction for the test.
 
-What `fit` may know is decided once, in the constructor: training and validation get annotations from which every other
-label has been taken away, and nothing here keeps the ones they came from. `protocol="peer"` is the exception it says it
-is: it validates on the unseen test classes, as the peers do.
+Only `protocol="peer"` shows unseen classes to training: it validates on the test classes, as the peers do.
 """
 
 from __future__ import annotations
 
 import logging
-import random
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytorch_lightning as pl
 import torch
-from torch.utils.data import DataLoader, Dataset, RandomSampler
+from torch.utils.data import DataLoader
 
-from psftr.data.annotations import Annotations, Video, known_ids
-from psftr.data.batches import Collate, Sample
-from psftr.data.splits import ClassSplit, hold_out_classes
-from psftr.data.windows import Window, WindowPolicy, window_rows
+from psftr.data.annotations import Action, Annotations, Video, known_ids
+from psftr.data.batches import Collate, Sample, inference_samples
+from psftr.data.datasets import Dataset
+from psftr.data.loading import EpochSampler, RowReader, WindowDataset, seed_worker
+from psftr.data.splits import hold_out_classes
+from psftr.data.windows import Window, WindowPolicy
 from psftr.errors import PsftrError
-from psftr.features.store import FeatureStore
+from psftr.files import some
+from psftr.settings import DataSettings
 
 log = logging.getLogger(__name__)
 
-PROTOCOLS = ("clean", "peer")
-
-
-class RowReader:
-    """Rows of windows, from memory while the videos met so far fit in `limit_mb`, from the store beyond that.
-
-    Full, it keeps what it has: under shuffling, evicting would only make the next miss. Every worker has its own.
-    """
-
-    def __init__(self, store: FeatureStore, *, limit_mb: float) -> None:
-        self._store = store
-        self._free_bytes = int(limit_mb * 2**20)
-        self._kept: dict[str, np.ndarray] = {}
-
-    def __getstate__(self) -> dict[str, Any]:
-        """A spawned worker starts empty instead of receiving a copy."""
-        held = sum(rows.nbytes for rows in self._kept.values())
-        return {"_store": self._store, "_free_bytes": self._free_bytes + held, "_kept": {}}
-
-    def rows(self, window: Window) -> np.ndarray:
-        """`[size, D]` float32."""
-        kept = self._kept.get(window.video_id)
-        if kept is None:
-            item_bytes = window.timeline.num_steps * self._store.dim * 4
-            if item_bytes > self._free_bytes:
-                start, stop = int(window.offset), int(np.ceil(window.offset + window.span))
-                return window_rows(self._store.read_rows(window.video_id, start, stop), window, first_row=start)
-            kept = self._kept[window.video_id] = self._store.read_rows(window.video_id)
-            self._free_bytes -= kept.nbytes
-        return window_rows(kept, window)
-
-
-class WindowDataset(Dataset[tuple[Sample, np.ndarray]]):
-    """Samples with their rows; reads the store lazily in whatever process it finds itself in."""
-
-    def __init__(self, samples: Sequence[Sample], reader: RowReader) -> None:
-        self.samples = samples
-        self.reader = reader
-
-    def __len__(self) -> int:
-        return len(self.samples)
-
-    def __getitem__(self, index: int) -> tuple[Sample, np.ndarray]:
-        sample = self.samples[index]
-        return sample, self.reader.rows(sample.window)
-
-
-class EpochSampler(RandomSampler):
-    """Shuffles by (seed, epoch), so that a resumed run goes on in the order the killed one would have had.
-
-    Lightning calls `set_epoch`; being a RandomSampler, it is replaced by a shuffling DistributedSampler under DDP.
-    """
-
-    def __init__(self, data_source: Dataset, *, seed: int) -> None:
-        super().__init__(data_source, generator=torch.Generator())  # type: ignore[arg-type]
-        self.seed = seed
-        self.set_epoch(0)
-
-    def set_epoch(self, epoch: int) -> None:
-        self.generator.manual_seed(self.seed * 1_000_003 + epoch)
-
-
-def seed_worker(_: int) -> None:
-    """Worker processes draw from torch's per-worker seed, which follows the loader's generator."""
-    seed = torch.initial_seed() % 2**32
-    random.seed(seed)
-    np.random.seed(seed)  # noqa: NPY002  (libraries that use numpy's global state)
+# Kept for validation where it chooses the checkpoint and nobody said how much.
+CHOOSING_VAL_FRACTION = 0.1
 
 
 class ZstalDataModule(pl.LightningDataModule):
-    """One class split over one feature store.
+    """Loaders over one class split of one data set. `setup` cuts the windows; the loaders exist after it.
 
-    Clean protocol: trains on `train_subset` videos that hold a training class. Validation is on `val_fraction` of them,
-    kept out of training; or, with `held_out_classes` > 0, on all of them that hold one of that many seen classes, which
-    are then the validation vocabulary and gone from training (labels and videos). Prediction covers every window of the
-    `test_subset` videos that hold an unseen class.
-    Peer protocol: `WindowPolicy.as_peer`, no validation videos, validation on the unseen test.
+    protocol=clean: trains on videos of the training subset that hold a training class. Validation is on `val_fraction`
+    of them, which are kept out of training; or, with `data.held_out_classes`, on all of them that hold one of that many
+    seen classes, which are the validation's names then and gone from training (labels and videos); or on nothing.
+    Prediction covers every window of the test videos that hold an unseen class.
+    protocol=peer: `WindowPolicy.as_peer`, the data set's `PeerRules` and validation on the unseen test.
 
-    Raises PsftrError for a split, subset or excluded id the annotations do not know, and for a side left without videos
-    when its loader is asked for. Videos without features are named in `summary()` and in the log.
+    What `fit` may know is decided in the constructor: training and validation get videos from which every other label
+    has been taken away. Raises PsftrError for a split, subset or excluded id that the annotations do not know, and for
+    a loader without windows. Videos without features are named in `summary()` and in the log.
     """
 
     def __init__(
         self,
         *,
-        annotations: Annotations,
-        store: FeatureStore,
-        split: ClassSplit,
+        dataset: Dataset,
         policy: WindowPolicy,
-        train_subset: str,
-        test_subset: str,
-        batch_size: int,
-        num_workers: int = 0,
-        val_fraction: float = 0.1,
-        seed: int = 0,
-        held_out_classes: int = 0,
-        exclude: Iterable[str] = (),
-        protocol: str = "clean",
-        cache_mb: float = 512,
+        data: DataSettings,
+        val_fraction: float,
+        seed: int,
+        protocol: str,
+        exclude: Iterable[str],
     ) -> None:
         super().__init__()
-        if protocol not in PROTOCOLS:
-            raise PsftrError(f"protocol must be one of {', '.join(PROTOCOLS)}, got {protocol!r}")
-        if train_subset == test_subset:
+        split, spec = dataset.split, dataset.spec
+        if spec.train_subset == spec.test_subset:
             raise PsftrError(
-                f"train_subset and test_subset are both {train_subset!r}; training would see the test videos"
+                f"train_subset and test_subset are both {spec.train_subset!r}; training would see the test videos"
             )
         if not 0 <= val_fraction < 1:
             raise PsftrError(f"val_fraction must be in [0, 1), got {val_fraction}")
-        if protocol == "peer" and held_out_classes:
+        rules = dataset.rules(protocol)
+        if protocol == "peer" and data.held_out_classes:
             raise PsftrError("held_out_classes tunes the clean protocol; protocol=peer validates on the test classes")
-        split.check_against(annotations.classes)
-        excluded = known_ids(exclude, annotations)
-        self.split, self.store, self.seed, self.protocol = split, store, seed, protocol
+        split.check_against(dataset.annotations.classes)
+        excluded = known_ids(exclude, dataset.annotations)
+        self.split, self.store, self.seed, self.protocol = split, dataset.store, seed, protocol
         self.policy = policy.as_peer() if protocol == "peer" else policy
-        self.batch_size, self.num_workers = batch_size, num_workers
-        self._reader = RowReader(store, limit_mb=cache_mb / max(1, num_workers))
-        self._counts: dict[str, Any] = {"protocol": protocol, "excluded": len(excluded)}
+        self.batch_size, self.num_workers = data.batch_size, data.workers
+        self._num_excluded = len(excluded)
+        self._reader = RowReader(dataset.store, limit_mb=data.cache_mb / max(1, data.workers))
 
-        tuning = hold_out_classes(split, count=held_out_classes, seed=seed) if held_out_classes else None
-        self.train_classes = tuning.seen if tuning else split.seen
+        self.train_classes = split.seen
+        self.held_out_classes: tuple[str, ...] = ()
+        if data.held_out_classes:
+            tuning = hold_out_classes(split, count=data.held_out_classes, seed=data.held_out_seed)
+            self.train_classes, self.held_out_classes = tuning.seen, tuning.unseen
         self.test_classes = split.unseen
+        self.val_classes = self.test_classes if protocol == "peer" else self.held_out_classes or split.seen
         # From here on, training and validation work on `seen` only: no unseen label is left in it.
-        seen = self._usable("train", annotations.only_classes(split.seen), train_subset, excluded)
-        test = self._usable("test", annotations.only_classes(split.unseen), test_subset, excluded)
-
+        seen, no_train_features = dataset.usable(spec.train_subset, split.seen, excluded)
+        test, no_test_features = dataset.usable(spec.test_subset, split.unseen, excluded | set(rules.excluded_videos))
+        self._missing = {"train": no_train_features, "test": no_test_features}
+        seen, test = self._long_enough(seen), self._long_enough(test)
         if protocol == "peer":
-            self.val_classes, validation = self.test_classes, test
-            training = list(seen.videos.values())
-        elif tuning:
-            self.val_classes = tuning.unseen
-            validation = _with_actions(seen.only_classes(tuning.unseen))
-            training = [v for v in seen.videos.values() if v.video_id not in validation.videos]
+            held = frozenset[str]()
+            validation = test
+        elif self.held_out_classes:
+            validation = _only_classes(seen, self.held_out_classes)
+            held = frozenset(video.video_id for video in validation)
         else:
-            self.val_classes = split.seen
-            held = _validation_videos(list(seen.videos.values()), val_fraction, seed)
-            validation = seen.with_videos(v for v in seen.videos.values() if v.video_id in held)
-            training = [v for v in seen.videos.values() if v.video_id not in held]
-        self.train_annotations = _with_actions(seen.with_videos(training).only_classes(self.train_classes))
-        self.val_annotations = validation
-        self.test_annotations = test
-        self._train = [s for s in self._samples(self.train_annotations, training=True) if s.targets]
-        self._val = self._samples(validation, training=False, labelled=protocol != "peer")
-        self._test = self._samples(test, training=False, labelled=False)
-        self._report()
+            held = _validation_videos(seen, val_fraction, seed)
+            validation = tuple(video for video in seen if video.video_id in held)
+        training = _only_classes([video for video in seen if video.video_id not in held], self.train_classes)
+        # the peers train with ignored instances as background
+        kept_ids = {video.video_id for video in seen} if protocol == "clean" else ()
+        self._ignored = {k: v for k, v in dataset.annotations.ignored.items() if k in kept_ids}
+        self.train_annotations, self.val_annotations, self.test_annotations = (
+            dataset.annotations.with_videos(videos) for videos in (training, validation, test)
+        )
+        self._samples: dict[str, list[Sample]] = {}
+        for side, missing in self._missing.items():
+            if missing:
+                log.warning("%s", self._missing_words(side))
+
+    def setup(self, stage: str | None = None) -> None:
+        """Cut windows: `fit` and `validate` those of training and validation, `predict` those of the test, None all."""
+        if stage in ("fit", "validate", None) and "train" not in self._samples:
+            labelled = self._labelled(self.train_annotations, training=True)
+            self._samples["train"] = [sample for sample in labelled if sample.targets]
+            self._samples["val"] = (
+                self._unlabelled(self.val_annotations)
+                if self.protocol == "peer"
+                else self._labelled(self.val_annotations, training=False)
+            )
+        if stage in ("test", "predict", None) and "test" not in self._samples:
+            self._samples["test"] = self._unlabelled(self.test_annotations)
 
     def train_dataloader(self) -> DataLoader:
         """Shuffled windows that hold at least one target; labels index `train_classes`."""
-        if not self._train:
+        samples = self._of("train")
+        if not samples:
             raise PsftrError(
-                f"nothing to train on: no window holds an action of a training class ({self._missing('train')})"
+                f"nothing to train on: no window holds an action of a training class ({self._missing_words('train')})"
             )
-        return self._loader(self._train, self.train_classes, shuffle=True)
+        return self._loader(samples, self.train_classes, shuffle=True)
 
     def val_dataloader(self) -> DataLoader | list:
-        """Every window of the validation videos; labels index `val_classes`. Empty where nothing was held out."""
-        return self._loader(self._val, self.val_classes) if self._val else []
+        """Every window of the validation videos; labels index `val_classes`. Empty where nothing was kept out."""
+        samples = self._of("val")
+        return self._loader(samples, self.val_classes) if samples else []
 
     def predict_dataloader(self) -> DataLoader:
         """Every window of the test videos, without targets."""
-        if not self._test:
-            raise PsftrError(f"nothing to predict: no test video holds an unseen class ({self._missing('test')})")
-        return self._loader(self._test, self.test_classes)
+        samples = self._of("test")
+        if not samples:
+            raise PsftrError(f"nothing to predict: no test video holds an unseen class ({self._missing_words('test')})")
+        return self._loader(samples, self.test_classes)
 
     def summary(self) -> dict[str, Any]:
-        """Counts of classes, videos, windows and actions per side, and the ids of videos without features."""
-        return dict(self._counts)
+        """Counts per side of what is set up, and the ids of videos without features."""
+        counts: dict[str, Any] = {"protocol": self.protocol, "excluded": self._num_excluded}
+        for side, samples in self._samples.items():
+            videos = self._videos(side)
+            counts[f"{side}_classes"] = len(getattr(self, f"{side}_classes"))
+            counts[f"{side}_videos"] = len(videos)
+            counts[f"{side}_actions"] = _num_actions(videos)
+            counts[f"{side}_windows"] = len(samples)
+        for side, missing in self._missing.items():
+            counts[f"{side}_without_features"] = missing
+        counts["incomplete_in_store"] = len(self.store.incomplete)
+        if "train" in self._samples:
+            counts["train_targets"] = sum(len(sample.targets) for sample in self._samples["train"])
+        return counts
 
-    def _usable(self, side: str, annotations: Annotations, subset: str, excluded: frozenset[str]) -> Annotations:
-        """Videos of a subset with an action and features, not excluded; actions as the policy knows them."""
-        videos, missing = [], []
-        for video in annotations.subset(subset):
-            if video.video_id in excluded or not video.actions:
-                continue
-            if video.video_id not in self.store:
-                missing.append(video.video_id)
-                continue
-            if self.policy.peer_filters_test:
-                timeline = self.store.timeline(video.video_id)
-                video = replace(video, actions=self.policy.long_enough(video.actions, timeline, training=False))
-            videos.append(video)
-        self._counts[f"{side}_without_features"] = tuple(missing)
-        return _with_actions(annotations.with_videos(videos))
+    def training_facts(self) -> dict[str, Any]:
+        """What a predictions file says about the training (`Provenance.training`)."""
+        videos = self.train_annotations.videos
+        return {
+            "videos": len(videos),
+            "classes": len(self.train_classes),
+            "names": list(self.train_classes),
+            "actions": _num_actions(videos),
+            "windows": len(self._of("train")),
+            "held_out_classes": list(self.held_out_classes),
+            "validation": self.validation_words(),
+        }
 
-    def _samples(self, annotations: Annotations, *, training: bool, labelled: bool = True) -> list[Sample]:
-        samples = []
-        for video in annotations.videos.values():
-            for window in self.policy.windows(video.video_id, self.store.timeline(video.video_id), training=training):
-                if not labelled:
-                    samples.append(Sample(window))
-                    continue
-                touching = [a for a in video.actions if a.end_s > window.start_s and a.start_s < window.end_s]
-                samples.append(Sample(window, self.policy.targets(touching, window), touching))
-        return samples
+    def validation_words(self) -> str:
+        """What validation measures, in a phrase."""
+        num = len(self.val_annotations.videos)
+        if self.protocol == "peer":
+            return "protocol=peer: measured on the TEST classes"
+        if self.held_out_classes:
+            return f"{num} training videos of {len(self.held_out_classes)} held-out seen classes"
+        return f"{num} videos of seen classes, kept out of training" if num else "none: all training videos are used"
+
+    def _videos(self, side: str) -> Mapping[str, Video]:
+        return getattr(self, f"{side}_annotations").videos
+
+    def _of(self, side: str) -> list[Sample]:
+        if side not in self._samples:
+            raise PsftrError(f"the data module has no {side} windows yet: call setup() before asking for a loader")
+        return self._samples[side]
+
+    def _long_enough(self, videos: Sequence[Video]) -> tuple[Video, ...]:
+        """The videos with the actions that exist for the policy, which only leaves some out for protocol=peer."""
+        if not self.policy.peer_filters_test:
+            return tuple(videos)
+        shortened = (
+            replace(v, actions=self.policy.long_enough(v.actions, self.store.timeline(v.video_id), training=False))
+            for v in videos
+        )
+        return tuple(video for video in shortened if video.actions)
+
+    def _labelled(self, annotations: Annotations, *, training: bool) -> list[Sample]:
+        return [
+            Sample(
+                window,
+                self.policy.targets(touching := _touching(video.actions, window), window),
+                touching,
+                _touching(self._ignored.get(video.video_id, ()), window),
+            )
+            for video in annotations.videos.values()
+            for window in self.policy.windows(video.video_id, self.store.timeline(video.video_id), training=training)
+        ]
+
+    def _unlabelled(self, annotations: Annotations) -> list[Sample]:
+        return [
+            sample
+            for video_id in annotations.videos
+            for sample in inference_samples(video_id, self.store.timeline(video_id), self.policy)
+        ]
 
     def _loader(self, samples: list[Sample], class_names: tuple[str, ...], *, shuffle: bool = False) -> DataLoader:
         dataset = WindowDataset(samples, self._reader)
@@ -236,35 +231,42 @@ class ZstalDataModule(pl.LightningDataModule):
             pin_memory=torch.cuda.is_available(),
         )
 
-    def _report(self) -> None:
-        for side, samples, scored, classes in (
-            ("train", self._train, self.train_annotations, self.train_classes),
-            ("val", self._val, self.val_annotations, self.val_classes),
-            ("test", self._test, self.test_annotations, self.test_classes),
-        ):
-            self._counts[f"{side}_classes"] = len(classes)
-            self._counts[f"{side}_videos"] = len(scored.videos)
-            self._counts[f"{side}_actions"] = sum(len(v.actions) for v in scored.videos.values())
-            self._counts[f"{side}_windows"] = len(samples)
-        self._counts["train_targets"] = sum(len(sample.targets) for sample in self._train)
-        self._counts["incomplete_in_store"] = len(self.store.incomplete)
-        if not self._train and not self._test:
-            raise PsftrError(f"no video to work on: {self._missing('train')}; {self._missing('test')}")
-        for side in ("train", "test"):
-            if self._counts[f"{side}_without_features"]:
-                log.warning("%s", self._missing(side))
-
-    def _missing(self, side: str) -> str:
-        missing = self._counts[f"{side}_without_features"]
-        shown = ", ".join(missing[:5]) + (", …" if len(missing) > 5 else "")
-        return f"{len(missing)} {side} videos have no features in {self.store.path}" + (f": {shown}" if missing else "")
+    def _missing_words(self, side: str) -> str:
+        missing = self._missing[side]
+        told = f"{len(missing)} {side} videos have no features in {self.store.path}"
+        return f"{told}: {some(missing)}" if missing else told
 
 
-def _with_actions(annotations: Annotations) -> Annotations:
-    return annotations.with_videos(video for video in annotations.videos.values() if video.actions)
+def val_share(data: DataSettings, *, chooses_checkpoint: bool) -> float:
+    """The share of training videos to keep for validation: what was asked for, else none where it decides nothing.
+
+    Raises PsftrError where validation is to choose the checkpoint and has nothing to look at.
+    """
+    if data.val_fraction is None:
+        return CHOOSING_VAL_FRACTION if chooses_checkpoint else 0.0
+    if chooses_checkpoint and data.val_fraction == 0 and not data.held_out_classes:
+        raise PsftrError(
+            "data.val_fraction=0 leaves no video for the validation that chooses the checkpoint: "
+            "give a share above 0, or checkpoint.rule=last"
+        )
+    return data.val_fraction
 
 
-def _validation_videos(videos: Sequence[Video], fraction: float, seed: int) -> set[str]:
+def _touching(actions: Iterable[Action], window: Window) -> list[Action]:
+    return [action for action in actions if action.end_s > window.start_s and action.start_s < window.end_s]
+
+
+def _only_classes(videos: Iterable[Video], names: Collection[str]) -> tuple[Video, ...]:
+    """The videos that hold an action of these classes, without their other actions."""
+    kept = (replace(v, actions=tuple(a for a in v.actions if a.label in names)) for v in videos)
+    return tuple(video for video in kept if video.actions)
+
+
+def _num_actions(videos: Mapping[str, Video]) -> int:
+    return sum(len(video.actions) for video in videos.values())
+
+
+def _validation_videos(videos: Sequence[Video], fraction: float, seed: int) -> frozenset[str]:
     """A seeded choice of `fraction` of the videos, new classes first, never the last video of a class.
 
     So every class stays in training, and as many as possible are validated on.
@@ -288,4 +290,4 @@ def _validation_videos(videos: Sequence[Video], fraction: float, seed: int) -> s
                 covered |= labels
                 for label in labels:
                     left[label] -= 1
-    return chosen
+    return frozenset(chosen)

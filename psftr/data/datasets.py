@@ -5,7 +5,7 @@ A new data set is one more entry of `DATASETS` and one file conf/dataset/NAME.ya
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -129,7 +129,7 @@ class Dataset:
 
     def provenance(self) -> dict[str, Any]:
         """The `split` and `features` entries of a predictions file."""
-        split, store = self.split, self.store
+        split = self.split
         return {
             "split": {
                 "dataset": self.name,
@@ -139,13 +139,27 @@ class Dataset:
                 "seen": list(split.seen),
                 "unseen": list(split.unseen),
             },
-            "features": {
-                "encoder": store.encoder,
-                "dim": store.dim,
-                "identity": store.identity,
-                "synthetic": store.synthetic,
-            },
+            "features": self.store.provenance(),
         }
+
+    def usable(
+        self, subset: str, classes: Iterable[str], excluded: Collection[str]
+    ) -> tuple[tuple[Video, ...], tuple[str, ...]]:
+        """Videos of a subset that hold an action of `classes`, without their other actions and without `excluded` ids.
+
+        Returns those with features, and the ids of those without.
+        """
+        kept = frozenset(classes)
+        with_features, without = [], []
+        for video in self.annotations.subset(subset):
+            actions = tuple(action for action in video.actions if action.label in kept)
+            if not actions or video.video_id in excluded:
+                continue
+            if video.video_id in self.store:
+                with_features.append(replace(video, actions=actions))
+            else:
+                without.append(video.video_id)
+        return tuple(with_features), tuple(without)
 
     def test_videos(self, protocol: str, exclude: Iterable[str]) -> tuple[str, ...]:
         """Ids of the test videos with an action of an unseen class and with features, in the annotations' order.
@@ -153,26 +167,22 @@ class Dataset:
         `exclude`: ids to leave out; protocol=peer leaves out more, by the data set's `PeerRules`. Raises PsftrError
         for an unknown protocol, an id that the annotations do not know, and where no video is left.
         """
+        rules = self.rules(protocol)
+        excluded = known_ids(exclude, self.annotations) | set(rules.excluded_videos)
+        found, missing = self.usable(self.spec.test_subset, self.split.unseen, excluded)
+        ids = tuple(v.video_id for v in found if any(a.end_s - a.start_s > rules.min_action_s for a in v.actions))
+        if not ids:
+            raise PsftrError(
+                f"no test video to look at: {len(found) + len(missing)} hold an action of an unseen class, "
+                f"{len(missing)} of them have no features in {self.store.path}"
+            )
+        return ids
+
+    def rules(self, protocol: str) -> PeerRules:
+        """What a protocol leaves out of the test: of `clean`, nothing. Raises PsftrError for an unknown one."""
         if protocol not in PROTOCOLS:
             raise PsftrError(f"protocol={protocol} is unknown; choose {' or '.join(PROTOCOLS)}")
-        rules = self.spec.peer if protocol == "peer" else PeerRules()
-        excluded = known_ids(exclude, self.annotations) | set(rules.excluded_videos)
-        unseen = frozenset(self.split.unseen)
-
-        def is_tested(video: Video) -> bool:
-            return video.video_id not in excluded and any(
-                action.label in unseen and action.end_s - action.start_s > rules.min_action_s
-                for action in video.actions
-            )
-
-        tested = [v.video_id for v in self.annotations.subset(self.spec.test_subset) if is_tested(v)]
-        found = tuple(video_id for video_id in tested if video_id in self.store)
-        if not found:
-            raise PsftrError(
-                f"no test video to look at: {len(tested)} hold an action of an unseen class, "
-                f"none of them has features in {self.store.path}"
-            )
-        return found
+        return self.spec.peer if protocol == "peer" else PeerRules()
 
 
 def open_dataset(settings: DatasetSettings, split: SplitSettings, *, data_root: str | Path) -> Dataset:

@@ -13,8 +13,6 @@ Nothing is repaired: troubles are listed, and what to leave out is configuration
 
 from __future__ import annotations
 
-import csv
-import json
 import os
 import shutil
 import uuid
@@ -26,7 +24,6 @@ from typing import Any
 from psftr import __version__
 from psftr.data.annotations import read_annotations
 from psftr.data.checks import (
-    RATIOS,
     Report,
     by_kind,
     count_notes,
@@ -38,14 +35,16 @@ from psftr.data.checks import (
 )
 from psftr.data.datasets import DatasetSpec, dataset_spec
 from psftr.data.download import base_url, fetch
-from psftr.data.record import read_record, sha256_of, write_json, write_record
+from psftr.data.record import read_record, write_record
 from psftr.data.synthetic import generator_facts, simulate_features
 from psftr.errors import PsftrError
 from psftr.features.store import FeatureStore, VideoInfo, import_npy_folder, read_info
+from psftr.files import csv_rows, read_json, replacing, sha256_of, some, write_json
 from psftr.predictions import canonical_id
 from psftr.segments import Timeline
 
 Progress = Callable[[int, int], None]
+BSN_ANNOTATIONS = "anet_anno_action.json"  # not in ActivityNet's own layout
 
 
 def prepare(
@@ -119,14 +118,9 @@ def simulate(
             f"the features need {needed / 1e9:.1f} GB, {out} has {free / 1e9:.1f} GB left: "
             "write fewer with --subset or --limit"
         )
-    store, text = _temporary(out / "features.h5"), _temporary(out / "text.h5")
-    try:
+    # the text takes its place first: a store without its text is never there
+    with replacing(out / "features.h5") as store, replacing(out / "text.h5") as text:
         simulate_features(report.annotations, timelines, store, text, seed=seed, dim=dim, progress=progress)
-        os.replace(text, out / "text.h5")
-        os.replace(store, out / "features.h5")
-    finally:
-        store.unlink(missing_ok=True)
-        text.unlink(missing_ok=True)
     return _with_features(report, generator=generator)
 
 
@@ -144,12 +138,8 @@ def import_features(
         raise PsftrError(f"--features {arrays}: no such folder; it should hold one <video id>.npy per video")
     if info is None and stride != own_stride:
         raise PsftrError(f"the published info is for stride {own_stride}: give that of stride {stride} with --info")
-    store = _temporary(out / "features.h5")
-    try:
+    with replacing(out / "features.h5") as store:
         import_npy_folder(arrays, info or out / "info.json", store, encoder=encoder, stride=stride)
-        os.replace(store, out / "features.h5")
-    finally:
-        store.unlink(missing_ok=True)
     if report.features is not None:  # the text of the simulated features fits no others
         (out / "text.h5").unlink(missing_ok=True)
     return _with_features(report)
@@ -188,47 +178,37 @@ def read_known_infos(path: Path) -> dict[str, VideoInfo]:
 def _stage(spec: DatasetSpec, folder: Path, staging: Path) -> list[str]:
     """Copy what is needed from `folder` into `staging`; returns notes."""
     source = published(spec)
-    found = [name for name in source.annotation_files if (folder / name).is_file()]
-    for wanted, there in (
-        (" or ".join(source.annotation_files), bool(found)),
-        (source.info_file, (folder / source.info_file).is_file()),
-        (
-            "splits/train_75_test_25/train/split_0.list",
-            (folder / "splits/train_75_test_25/train/split_0.list").is_file(),
-        ),
-    ):
-        if not there:
-            raise PsftrError(f"{folder} lacks {wanted}: see data/README.md for the files of {spec.title}")
+    first_list = "splits/train_75_test_25/train/split_0.list"
+    for wanted in (source.annotation_files, (source.info_file,), (first_list,)):
+        if not any((folder / name).is_file() for name in wanted):
+            raise PsftrError(f"{folder} lacks {' or '.join(wanted)}: see data/README.md for the files of {spec.title}")
+    found = next(name for name in source.annotation_files if (folder / name).is_file())
     staging.mkdir(parents=True)
-    if found[0] == "anet_anno_action.json":
+    if found == BSN_ANNOTATIONS:
         _rewrite_bsn(folder, staging / "annotations.json")
     else:
-        shutil.copyfile(folder / found[0], staging / "annotations.json")
+        shutil.copyfile(folder / found, staging / "annotations.json")
     shutil.copyfile(folder / source.info_file, staging / "info.json")
-    for ratio in RATIOS:
-        for side in ("train", "test"):
-            lists = f"train_{ratio}_test_{100 - ratio}/{side}"
-            if (folder / "splits" / lists).is_dir():
-                (staging / "splits" / lists).mkdir(parents=True)
-                for path in sorted((folder / "splits" / lists).glob("split_*.list")):
-                    shutil.copyfile(path, staging / "splits" / lists / path.name)
+    lists = sorted((folder / "splits").glob("train_*_test_*/t*/split_*.list"))
+    for path in lists:
+        (staging / path.relative_to(folder)).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(path, staging / path.relative_to(folder))
     pinned = {file.name: file.sha256 for file in source.files}
-    same = sha256_of(staging / "annotations.json") == source.annotation_sha256
-    other = [] if same else [found[0]]
-    copies = {source.info_file: staging / "info.json"}
-    copies |= {path.relative_to(staging).as_posix(): path for path in sorted((staging / "splits").rglob("*.list"))}
-    other += [name for name, path in copies.items() if pinned.get(name) != sha256_of(path)]
+    other = [] if sha256_of(staging / "annotations.json") == source.annotation_sha256 else [found]
+    copies = {source.info_file: "info.json"} | {
+        name: name for name in (p.relative_to(folder).as_posix() for p in lists)
+    }
+    other += [name for name, copy in copies.items() if pinned.get(name) != sha256_of(staging / copy)]
     if not other:
         return ["all files are the published ones (SHA-256)"]
-    return [f"other than the published files (SHA-256): {', '.join(other[:5])}" + (" …" if len(other) > 5 else "")]
+    return [f"other than the published files (SHA-256): {some(other)}"]
 
 
 def _rewrite_bsn(folder: Path, path: Path) -> None:
     """BSN's `{v_id: {duration_second, annotations}}` and its CSV of subsets, as ActivityNet's own layout."""
+    entries = read_json(folder / BSN_ANNOTATIONS, remedy="give BSN's annotations")
+    subsets = {row["video"]: row["subset"] for _, row in csv_rows(folder / "video_info_new.csv", ("video", "subset"))}
     try:
-        entries = json.loads((folder / "anet_anno_action.json").read_text(encoding="utf-8"))
-        with open(folder / "video_info_new.csv", newline="", encoding="utf-8") as lines:
-            subsets = {row["video"]: row["subset"] for row in csv.DictReader(lines)}
         database = {
             canonical_id(key): {
                 "duration": entry["duration_second"],
@@ -237,10 +217,9 @@ def _rewrite_bsn(folder: Path, path: Path) -> None:
             }
             for key, entry in entries.items()
         }
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise PsftrError(f"{folder}: anet_anno_action.json and video_info_new.csv are not BSN's: {error!r}") from None
-    document = {"version": "VERSION 1.3", "database": database}
-    path.write_text(json.dumps(document, separators=(",", ":")), encoding="utf-8")
+    except (KeyError, TypeError, AttributeError) as error:
+        raise PsftrError(f"{folder}: {BSN_ANNOTATIONS} and video_info_new.csv are not BSN's: {error!r}") from None
+    write_json(path, {"version": "VERSION 1.3", "database": database}, indent=None)
 
 
 def _refuse_real_features(report: Report) -> None:
@@ -296,7 +275,3 @@ def _save(report: Report) -> Report:
         },
     )
     return report
-
-
-def _temporary(path: Path) -> Path:
-    return path.with_name(f".{path.stem}-{uuid.uuid4().hex}{path.suffix}")

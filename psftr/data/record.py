@@ -2,35 +2,15 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
-import os
-import uuid
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from psftr.errors import PsftrError
+from psftr.files import read_json, write_json
 
 FORMAT = "psftr-prepared-1"
 NAME = "prepared.json"
-
-
-def sha256_of(path: str | Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def write_json(path: str | Path, value: Any) -> None:
-    """Readable JSON; whoever reads `path` sees the old file or the whole new one."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
-    try:
-        temporary.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def write_record(root: Path, facts: Mapping[str, Any]) -> None:
@@ -43,10 +23,7 @@ def read_record(root: Path) -> dict[str, Any] | None:
     path = root / NAME
     if not path.is_file():
         return None
-    try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise PsftrError(f"{path} is damaged ({error}): remove it and run `psftr prepare` again") from None
+    record = read_json(path, remedy="remove it and run `psftr prepare` again")
     if not isinstance(record, dict) or record.get("format") != FORMAT:
         raise PsftrError(f"{path} is not a {FORMAT} record: give a folder that `psftr prepare` wrote, or a new one")
     return record

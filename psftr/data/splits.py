@@ -12,7 +12,7 @@ import numpy as np
 import yaml
 
 from psftr.errors import PsftrError
-from psftr.files import nearest_names
+from psftr.files import nearest_names, write_text
 from psftr.settings import SplitSettings
 
 
@@ -90,8 +90,7 @@ def write_published_splits(splits_dir: str | Path, splits: Iterable[ClassSplit])
     for split in splits:
         for side, names in (("train", split.seen), ("test", split.unseen)):
             path = _published_folder(Path(splits_dir), split.ratio) / side / f"split_{split.index}.list"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text("".join(f"{name}\n" for name in names), encoding="utf-8")
+            write_text(path, "".join(f"{name}\n" for name in names))
 
 
 def random_split(classes: Iterable[str], *, ratio: int, index: int, seed: int) -> ClassSplit:

@@ -25,12 +25,13 @@ import torch
 
 from psftr import __version__
 from psftr.data.annotations import Action, Annotations, Video, write_annotations
-from psftr.data.record import NAME, read_record, sha256_of, write_record
+from psftr.data.record import NAME, read_record, write_record
 from psftr.data.splits import ClassSplit, write_published_splits
 from psftr.data.synthetic_space import Composition, Event, Recipe, Space, compose, hard_negatives, render, seeded
 from psftr.errors import PsftrError
 from psftr.features.store import FeatureWriter
 from psftr.features.text import TextEmbeddings
+from psftr.files import sha256_of
 from psftr.segments import Timeline
 
 GENERATOR_VERSION = 1  # raise it whenever the same World and Recipe would give another world

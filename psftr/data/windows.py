@@ -75,7 +75,7 @@ def rescaled_window(timeline: Timeline, video_id: str, *, size: int) -> Window:
 
 
 def window_targets(
-    actions: Iterable[Action], window: Window, *, min_inside: float = 0.75, rows_short: int = 0
+    actions: Iterable[Action], window: Window, *, min_inside: float, rows_short: int = 0
 ) -> list[tuple[Action, tuple[float, float]]]:
     """Actions of which at least `min_inside` lies in the window, each with its normalised (start, end), cropped to it.
 
@@ -127,16 +127,16 @@ def window_rows(features: NDArray[np.floating], window: Window, *, first_row: in
 class WindowPolicy:
     """How videos become windows (PSFTR, section on windows; THUMOS14 slides, ActivityNet rescales).
 
-    `min_action_s`: an action of this length or less is no training target. The last three fields are not ours: they
-    exist for `as_peer` and are set nowhere else.
+    `min_action_s`: an action of this length or less is no training target. The three `peer_` fields are set by
+    `as_peer` only.
     """
 
-    mode: str = "slide"
-    size: int = 128
-    train_overlap: float = 0.75
-    test_overlap: float = 0.25
-    min_inside: float = 0.75
-    min_action_s: float = 0.0
+    mode: str
+    size: int
+    train_overlap: float
+    test_overlap: float
+    min_inside: float
+    min_action_s: float
     peer_rows_short: int = 0
     peer_min_action_rows: int = 0
     peer_filters_test: bool = False

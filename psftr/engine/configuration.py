@@ -19,7 +19,7 @@ def read_config(kind: type[Common], config: Mapping[str, Any]) -> tuple[Common, 
     """
     method = find_method(config.get("method", CommonSettings().method))
     groups = {field.name for field in dataclasses.fields(method.settings)}
-    own = from_dict(method.settings, {key: value for key, value in config.items() if key in groups})
+    own: Any = from_dict(method.settings, {key: value for key, value in config.items() if key in groups})
     common = from_dict(kind, {key: value for key, value in config.items() if key not in groups})
     return common, method, own
 

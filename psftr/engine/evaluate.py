@@ -175,7 +175,7 @@ def training_free_job(one: TrainingFree, settings: EvaluateSettings) -> Job:
         raise PsftrError(f"{one.file} is of the data set {name!r}, not {settings.dataset.name!r}: leave out dataset=")
     kind, _, file = str(split["source"]).partition(":")
     chosen: SplitSettings = replace(
-        settings.split, kind=kind, ratio=split["ratio"], index=split["index"], **({"file": file} if file else {})
+        settings.split, kind=kind, ratio=split["ratio"], index=split["index"], file=file or settings.split.file
     )
     settings = replace(settings, split=chosen)
     dataset = open_dataset(settings.dataset, chosen, data_root=settings.data_root)

@@ -9,13 +9,18 @@ import torch
 
 from psftr.checkpoints import Saved
 from psftr.data.datasets import Dataset
+from psftr.engine.configuration import read_config
 from psftr.errors import PsftrError
+from psftr.evaluation.rules import CLEAN
 from psftr.features.class_text import class_text
 from psftr.features.encoders import pick_device
 from psftr.features.store import FeatureStore, VideoFeatures
+from psftr.features.text import TextEmbeddings
 from psftr.methods import LocalizerSetup, Method
 from psftr.predictions import CHECKPOINT_NONE, Detection, Localizer, Predictions, Provenance
-from psftr.settings import CommonSettings, to_dict
+from psftr.settings import CommonSettings, TrainSettings, to_dict
+
+BASELINE = "clip_baseline"
 
 
 def localize(
@@ -43,6 +48,25 @@ def localize(
                 yield features
 
     return localizer.localize(readable(), class_names)
+
+
+def build_localizer(saved: Saved | None, text: TextEmbeddings, *, device: str | torch.device) -> Localizer:
+    """Of a training as it lies on disk, with its own settings; without one, the training-free CLIP baseline.
+
+    One trained under the peers' protocol is merged by our rules here.
+    """
+    config = dict(saved.facts.get("config") or {}, method=saved.facts["method"]) if saved else {"method": BASELINE}
+    common, method, own = read_config(TrainSettings, config)
+    return method.localizer(
+        LocalizerSetup(
+            own=own,
+            text=text,
+            saved=saved,
+            protocol=CLEAN,
+            batch_size=common.data.batch_size,
+            device=pick_device(str(device)),
+        )
+    )
 
 
 def localize_split(

@@ -51,7 +51,7 @@ def train(common: TrainSettings, method: Method, own: Any, folder: Path) -> floa
                 "choose another folder (hydra.run.dir=… or hydra.sweep.dir=…), or remove this one"
             )
         if facts["status"] == "finished":
-            log.info("%s is finished already (%s)", run.path, score_words(facts["val_score"], common))
+            log.info("%s is finished already (%s)", run.path, score_words(facts["val_score"], facts["training"]))
             return facts["val_score"]
     silence_lightning()
     if common.trainer.threads:
@@ -93,6 +93,7 @@ def prepare_training(common: TrainSettings, method: Method, own: Any) -> tuple[T
         checkpoint_rule=checkpoint_rule(common),
         text=text.provenance(),
         training=training.facts,
+        data=training.summary,
     )
     return training, facts
 
@@ -121,7 +122,7 @@ def _fit(common: TrainSettings, training: Training, facts: dict[str, Any], run: 
     if trainer.is_global_zero:
         save_pretrained(run.path, training.network, facts)
         run.update(status="finished", val_score=score, train_seconds=round(time.monotonic() - started, 1))
-    log.info("%s", score_words(score, common))
+    log.info("%s", score_words(score, training.facts))
     log.info("run folder  %s\nscore it    psftr evaluate run=%s", run.path, run.path)
     return score
 
@@ -146,15 +147,10 @@ def checkpoint_rule(common: TrainSettings) -> str:
     return CHECKPOINT_LAST if common.checkpoint.rule == "last" else CHECKPOINT_BEST_SEEN
 
 
-def score_words(score: float | None, common: TrainSettings) -> str:
-    """What the validation figure is of."""
-    if score is None:
-        return "no validation: all training videos were trained on (data.val_fraction keeps some out)"
-    if common.protocol == "peer":
-        where = "protocol=peer: measured on the TEST classes"
-    else:
-        where = "held-out seen classes" if common.data.held_out_classes else "seen classes, held-out videos"
-    return f"validation mAP {100 * score:.2f} ({where})"
+def score_words(score: float | None, training: Mapping[str, Any]) -> str:
+    """The validation figure and what it is of; `training` are the facts of the training."""
+    measured = "not validated" if score is None else f"validation mAP {100 * score:.2f}"
+    return f"{measured} (validation: {training.get('validation', 'not stated')})"
 
 
 def describe(common: TrainSettings, training: Training, facts: Mapping[str, Any], attention: str) -> list[str]:

@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-import csv
-import json
 import math
-import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
-from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
 from psftr.errors import PsftrError
-from psftr.evaluation.average_precision import ApResult
-from psftr.evaluation.facts import Facts
+from psftr.evaluation.facts import mark
 from psftr.evaluation.paper import PaperRow, comparable_rows
-from psftr.evaluation.protocol import Evaluation, Protocol
+from psftr.evaluation.protocol import Evaluation
+from psftr.evaluation.rules import Protocol
 
 STD_KIND = "sample standard deviation over splits (n - 1)"
+PUBLISHED_SPLITS = range(10)
 
 
 @dataclass(frozen=True)
@@ -34,12 +31,14 @@ class Spread:
         values = list(values)
         return cls(fmean(values) if values else math.nan, stdev(values) if len(values) > 1 else math.nan, len(values))
 
+    @property
+    def percent(self) -> str:
+        """ "40.00 ± 10.00", or the mean alone."""
+        return f"{100 * self.mean:.2f}" + ("" if math.isnan(self.std) else f" ± {100 * self.std:.2f}")
+
     def to_dict(self) -> dict[str, Any]:
-        return {
-            "mean": _or_null(self.mean),
-            "std": _or_null(self.std),
-            "count": self.count,
-        }
+        mean, std = (value if math.isfinite(value) else None for value in (self.mean, self.std))
+        return {"mean": mean, "std": std, "count": self.count}
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,19 +54,33 @@ class TenSplitReport:
 
     @property
     def method(self) -> str:
-        return self.evaluations[0].facts.method
+        """Without the code version."""
+        return self.evaluations[0].method
 
     @property
     def synthetic(self) -> bool:
         return any(e.facts.synthetic for e in self.evaluations)
 
     @property
+    def worth(self) -> tuple[str, ...]:
+        """What holds of any of the evaluations."""
+        return tuple(dict.fromkeys(word for e in self.evaluations for word in e.worth))
+
+    @property
+    def mark(self) -> str:
+        return mark(self.worth)
+
+    @property
     def ratio(self) -> int:
-        return _ratio(self.evaluations[0])
+        return self.evaluations[0].ratio
+
+    @property
+    def ratio_text(self) -> str:
+        return "all classes" if self.ratio == 100 else f"{self.ratio}/{100 - self.ratio}"
 
     @property
     def indices(self) -> tuple[int, ...]:
-        return tuple(_index(e) for e in self.evaluations)
+        return tuple(e.index for e in self.evaluations)
 
     @property
     def missing(self) -> tuple[int, ...]:
@@ -93,15 +106,14 @@ class TenSplitReport:
 
     @property
     def without_double_labels(self) -> Spread | None:
-        """Average mAP with the doubly labelled classes taken out where they straddle; None if they never
-        do."""
+        """Average mAP with the doubly labelled classes taken out where they straddle; None if they never do."""
         if all(e.without_double_labels is None for e in self.evaluations):
             return None
         return Spread.of((e.without_double_labels or e.ap).average for e in self.evaluations)
 
     @property
     def per_class(self) -> dict[str, Spread]:
-        """Each class over the splits in which it is to be found: AP averaged over tIoUs, best first."""
+        """Each class over the splits in which it is unseen: AP averaged over tIoUs, best first."""
         values: dict[str, list[float]] = {}
         for evaluation in self.evaluations:
             for name, value in evaluation.ap.ap_per_class.items():
@@ -122,7 +134,7 @@ class TenSplitReport:
         holds: dict[tuple[str, str], tuple[int, ...]] = {}
         for index, evaluation in zip(self.indices, self.evaluations):
             for row in evaluation.facts.rows():
-                if row not in shared and row[0] != "counts":
+                if row not in shared and row[0] not in ("counts", "training"):
                     holds[row] = (*holds.get(row, ()), index)
         return holds
 
@@ -131,6 +143,11 @@ class TenSplitReport:
         """Published rows of the same data set and ratio; none beside synthetic numbers."""
         return () if self.synthetic else comparable_rows(self.protocol.dataset, self.ratio)
 
+    @property
+    def is_data_scale_known(self) -> bool:
+        """Every run says how many videos it was trained on."""
+        return all(e.training.videos for e in self.evaluations)
+
     def to_dict(self) -> dict[str, Any]:
         without = self.without_double_labels
         return {
@@ -138,7 +155,7 @@ class TenSplitReport:
             "ratio": self.ratio,
             "protocol": self.protocol.name,
             "synthetic": self.synthetic,
-            "method": self.method,
+            "method": self.evaluations[0].facts.method,
             "unit": "fraction of 1",
             "std": STD_KIND,
             "splits": {"evaluated": list(self.indices), "missing": list(self.missing), "text": self.coverage},
@@ -153,116 +170,57 @@ class TenSplitReport:
         }
 
 
-def aggregate(evaluations: Sequence[Evaluation], *, expected: Iterable[int] = range(10)) -> TenSplitReport:
+def aggregate(evaluations: Sequence[Evaluation], *, expected: Iterable[int] = PUBLISHED_SPLITS) -> TenSplitReport:
     """Put the splits of one ratio together. Raises PsftrError for evaluations that must not be averaged."""
     if not evaluations:
         raise PsftrError("no evaluation to aggregate; evaluate at least one split")
-    first = evaluations[0]
-    for other in evaluations[1:]:
-        differing = [
-            f"{f.name} {getattr(first.protocol, f.name)!r} and {getattr(other.protocol, f.name)!r}"
-            for f in fields(Protocol)
-            if getattr(first.protocol, f.name) != getattr(other.protocol, f.name)
-        ]
-        for what, one, two in (
-            ("ratio", _ratio(first), _ratio(other)),
-            ("split source", first.split and first.split.source, other.split and other.split.source),
-            ("method", _method(first.facts), _method(other.facts)),
-            ("checkpoint rule", first.facts.checkpoint, other.facts.checkpoint),
-            ("synthetic", first.facts.synthetic, other.facts.synthetic),
-        ):
-            if one != two:
-                differing.append(f"{what} {one!r} and {two!r}")
+    first = _setting(evaluations[0])
+    for other in map(_setting, evaluations[1:]):
+        differing = [f"{what} {one!r} and {other[what]!r}" for what, one in first.items() if one != other[what]]
         if differing:
             raise PsftrError(
                 f"these evaluations have no common mean, they differ in {'; '.join(differing)}: aggregate them apart"
             )
-    indices = [_index(e) for e in evaluations]
+    indices = [e.index for e in evaluations]
     twice = sorted({i for i in indices if indices.count(i) > 1})
     if twice:
         raise PsftrError(f"split {', '.join(map(str, twice))} evaluated more than once; give one evaluation per split")
     return TenSplitReport(
-        evaluations=tuple(sorted(evaluations, key=_index)),
+        evaluations=tuple(sorted(evaluations, key=lambda e: e.index)),
         expected=tuple(sorted({*expected, *indices})),
     )
 
 
-def write_report(folder: str | os.PathLike[str], report: TenSplitReport) -> list[Path]:
-    """evaluation.json (everything), per_split.csv and per_class.csv under `folder`; returns their paths."""
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    everything = folder / "evaluation.json"
-    everything.write_text(json.dumps(report.to_dict(), indent=1, allow_nan=False) + "\n", encoding="utf-8")
-    tious = [f"mAP@{t:.2f}" for t in report.protocol.tious]
-    per_split = _write_csv(
-        folder / "per_split.csv",
-        ["split", "synthetic", "protocol", "mAP", *tious, "videos", "actions", "training_videos"],
-        [
-            [
-                _index(e),
-                e.facts.synthetic,
-                e.protocol.name,
-                e.ap.average,
-                *e.ap.map_per_tiou.tolist(),
-                e.num_videos,
-                int(e.ap.num_ground_truth.sum()),
-                "" if e.num_training_videos is None else e.num_training_videos,
-            ]
-            for e in report.evaluations
-        ],
-    )
-    per_class = _write_csv(
-        folder / "per_class.csv",
-        [
-            "split",
-            "class",
-            "synthetic",
-            "protocol",
-            "AP",
-            *(t.replace("mAP", "AP") for t in tious),
-            "actions",
-            "detections",
-        ],
-        [
-            [_index(e), name, e.facts.synthetic, e.protocol.name, *row]
-            for e in report.evaluations
-            for name, row in _class_rows(e.ap)
-        ],
-    )
-    return [everything, per_split, per_class]
+def group_reports(evaluations: Iterable[Evaluation], *, expected: Iterable[int] | None = None) -> list[TenSplitReport]:
+    """One report for all evaluations that have a common mean, in order of first appearance.
+
+    expected: default all ten where several published splits are given, else those that are there.
+    """
+    groups: dict[str, list[Evaluation]] = {}
+    for evaluation in evaluations:
+        groups.setdefault(repr(_setting(evaluation)), []).append(evaluation)
+    wanted = None if expected is None else list(expected)
+    reports = []
+    for group in groups.values():
+        published = len(group) > 1 and group[0].split is not None and group[0].split.source == "published"
+        default = PUBLISHED_SPLITS if published else [e.index for e in group]
+        reports.append(aggregate(group, expected=default if wanted is None else wanted))
+    return reports
 
 
-def _class_rows(ap: ApResult) -> list[tuple[str, list[Any]]]:
-    return [
-        (name, [means, *ap.ap[c].tolist(), int(ap.num_ground_truth[c]), int(ap.num_detections[c])])
-        for c, (name, means) in enumerate(zip(ap.classes, ap.ap.mean(axis=1).tolist()))
-    ]
-
-
-def _write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> Path:
-    with path.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(header)
-        writer.writerows(rows)
-    return path
-
-
-def _index(evaluation: Evaluation) -> int:
-    return evaluation.split.index if evaluation.split else 0
-
-
-def _ratio(evaluation: Evaluation) -> int:
-    return evaluation.split.ratio if evaluation.split else 100
-
-
-def _method(facts: Facts) -> str:
-    return facts.method.partition(" (")[0]  # the code version may differ between runs; it is printed
+def _setting(evaluation: Evaluation) -> dict[str, Any]:
+    """What evaluations with a common mean must agree in; the code version may differ, it is printed."""
+    return {
+        **{f.name: getattr(evaluation.protocol, f.name) for f in fields(Protocol)},
+        "ratio": evaluation.ratio,
+        "split source": evaluation.split and evaluation.split.source,
+        "method": evaluation.method,
+        "checkpoint rule": evaluation.facts.checkpoint,
+        "synthetic": evaluation.facts.synthetic,
+        "number of held-out classes": len(evaluation.training.held_out),
+    }
 
 
 def _span(indices: Sequence[int]) -> str:
     rises_by_one = list(indices) == list(range(indices[0], indices[-1] + 1))
     return f"{indices[0]}..{indices[-1]}" if rises_by_one and len(indices) > 1 else ", ".join(map(str, indices))
-
-
-def _or_null(value: float) -> float | None:
-    return value if math.isfinite(value) else None

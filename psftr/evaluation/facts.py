@@ -1,23 +1,51 @@
-"""What must be known to read a number: printed beside every mAP, stored with it, and part of the report
-page."""
+"""What must be known to read a number: printed beside every mAP, stored with it, and part of the report page."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
 from psftr.data.splits import ClassSplit
 from psftr.evaluation.rules import Protocol
 from psftr.evaluation.selection import Selection
-from psftr.predictions import Predictions
+from psftr.predictions import Predictions, Provenance
 
 NOT_STATED = "not stated (the file says nothing about its origin)"
 
 
 @dataclass(frozen=True, kw_only=True)
+class Training:
+    """What the model behind a file was trained on, as its run counted it; None where the run did not say.
+
+    held_out: seen classes that were kept out of training.
+    """
+
+    videos: int | None = None
+    classes: int | None = None
+    actions: int | None = None
+    windows: int | None = None
+    held_out: tuple[str, ...] = ()
+    validation: str = ""
+
+    @classmethod
+    def of(cls, provenance: Provenance | None) -> Training:
+        """Files of other tools, and of a psftr before these counts, do not say it."""
+        stated: Mapping[str, Any] = (provenance.training if provenance else None) or {}
+        counts = {name: stated.get(name) for name in ("videos", "classes", "actions", "windows")}
+        held_out = tuple(stated.get("held_out_classes") or ())
+        return cls(**counts, held_out=held_out, validation=str(stated.get("validation") or ""))
+
+    @property
+    def text(self) -> str:
+        counts = {name: getattr(self, name) for name in ("videos", "classes", "actions", "windows")}
+        told = ", ".join(f"{name}: {count}" for name, count in counts.items() if count is not None)
+        return told + (f"; validation: {self.validation}" if told and self.validation else "")
+
+
+@dataclass(frozen=True, kw_only=True)
 class Facts:
-    """Sentences by topic; `notes` says what was given but did not count. `synthetic`: says nothing about
-    video."""
+    """Sentences by topic; `notes` says what was given but did not count. `synthetic`: says nothing about video."""
 
     protocol: str
     dataset: str
@@ -27,6 +55,7 @@ class Facts:
     features: str
     split: str
     classes: str
+    training: str = ""
     videos: str
     counts: str
     tious: str
@@ -45,6 +74,18 @@ class Facts:
         return {f.name: getattr(self, f.name) for f in fields(self)} | {"notes": list(self.notes)}
 
 
+def mark(told: Iterable[str]) -> str:
+    """What every title begins with where a number needs it: "[SYNTHETIC, PEER PROTOCOL] ", or nothing."""
+    words = ", ".join(dict.fromkeys(told))
+    return f"[{words}] " if words else ""
+
+
+def is_synthetic(provenance: Provenance | None) -> bool:
+    """The features or the class texts are simulated."""
+    parts = (provenance.features, provenance.text or {}) if provenance else ()
+    return any(part.get("synthetic") for part in parts)
+
+
 def state_facts(
     *,
     predictions: Predictions,
@@ -52,24 +93,23 @@ def state_facts(
     split: ClassSplit | None,
     split_from_file: bool,
     selection: Selection,
+    training: Training,
     double_labels: str,
 ) -> Facts:
     """The facts of one evaluation."""
     provenance = predictions.provenance
-    features = provenance.features if provenance else {}
-    text = (provenance.text if provenance else None) or {}
-    kind = "unseen-class" if split else "annotated"
-    synthetic = protocol.synthetic or bool(features.get("synthetic")) or bool(text.get("synthetic"))
+    synthetic = protocol.is_synthetic or is_synthetic(provenance)
     return Facts(
         protocol=_protocol_text(protocol, stated=provenance is not None),
         dataset=f"{protocol.dataset}{' (synthetic)' if synthetic else ''}",
         synthetic=synthetic,
         method=f"{provenance.method} (psftr {provenance.code_version})" if provenance else NOT_STATED,
         checkpoint=provenance.checkpoint_rule if provenance else NOT_STATED,
-        features=_features_text(features, synthetic) if provenance else NOT_STATED,
+        features=_features_text(provenance.features, synthetic) if provenance else NOT_STATED,
         split=_split_text(split, split_from_file, predictions),
-        classes=_classes_text(selection, split),
-        videos=f"{protocol.test_subset!r} videos with at least one {kind} action",
+        classes=_classes_text(selection, split, training),
+        training=training.text,
+        videos=f"{protocol.test_subset!r} videos with at least one {'unseen-class' if split else 'annotated'} action",
         counts=_counts_text(selection),
         tious=" ".join(f"{t:.2f}" for t in protocol.tious) + "; Avg is the mean over all of them",
         external_classifier=_external_text(predictions),
@@ -79,17 +119,30 @@ def state_facts(
     )
 
 
+def provenance_rows(predictions: Predictions) -> list[tuple[str, str]]:
+    """(topic, sentence) of a file that was not scored."""
+    provenance = predictions.provenance
+    if provenance is None:
+        return [("origin", "not stated: the file says nothing about what made it")]
+    prompt = (provenance.text or {}).get("prompt")
+    return [
+        ("method", f"{provenance.method} (psftr {provenance.code_version})"),
+        ("checkpoint", provenance.checkpoint_rule),
+        ("features", str(provenance.features.get("encoder", "not stated"))),
+        ("class text", f"prompt “{prompt}”" if prompt else "not stated"),
+        ("detections", f"{predictions.num_detections} in {len(predictions.detections)} videos"),
+        ("scored", "no: no ground truth with these labels was given"),
+    ]
+
+
 def _protocol_text(protocol: Protocol, *, stated: bool) -> str:
     if not protocol.is_peer:
         whole = not protocol.excluded_videos and not protocol.min_action_s
-        return "clean: " + "; ".join(
-            [
-                "test classes touch neither training nor model selection"
-                if stated
-                else "whether test classes touched training or model selection is not stated",
-                "nothing is left out of the test" if whole else "parts of the test are left out, see the notes",
-            ]
-        )
+        training = "test classes touch neither training nor model selection"
+        if not stated:
+            training = "whether test classes touched training or model selection is not stated"
+        rest = "nothing is left out of the test" if whole else "parts of the test are left out, see the notes"
+        return f"clean: {training}; {rest}"
     rules = ["the checkpoint may be the best on the test classes"]
     if protocol.excluded_videos:
         rules.append(f"{len(protocol.excluded_videos)} test videos excluded")
@@ -100,7 +153,7 @@ def _protocol_text(protocol: Protocol, *, stated: bool) -> str:
     return f"PEER, not comparable with clean numbers: {'; '.join(rules)}"
 
 
-def _features_text(features: Any, synthetic: bool) -> str:
+def _features_text(features: Mapping[str, Any], synthetic: bool) -> str:
     parts = [str(features.get("encoder") or "encoder not stated")]
     if features.get("dim"):
         parts.append(f"{features['dim']}-d")
@@ -113,7 +166,7 @@ def _features_text(features: Any, synthetic: bool) -> str:
 
 def _split_text(split: ClassSplit | None, from_file: bool, predictions: Predictions) -> str:
     if split is None:
-        return "none: every annotated class is to be found, seen in training or not"
+        return "none: every annotated class counts, seen in training or not"
     told = f"{split.ratio}/{100 - split.ratio}, {split.source}"
     if from_file:
         return f"{told} (as the predictions file says)"
@@ -121,10 +174,12 @@ def _split_text(split: ClassSplit | None, from_file: bool, predictions: Predicti
     return told if named else f"{told}; the file does not say which classes its model has seen"
 
 
-def _classes_text(selection: Selection, split: ClassSplit | None) -> str:
+def _classes_text(selection: Selection, split: ClassSplit | None, training: Training) -> str:
     told = f"{len(selection.classes)} {'unseen' if split else 'annotated'} classes"
     if split:
         told += f", {len(split.seen)} seen"
+    if training.held_out:
+        told += f", of them {training.classes} trained on (held out: {', '.join(training.held_out)})"
     if selection.absent_classes:
         told += f"; left out, having no test action: {', '.join(selection.absent_classes)}"
     return told

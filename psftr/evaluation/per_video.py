@@ -1,8 +1,8 @@
-"""The CASCADE paper's own way of scoring, and its printed rows. Neither is comparable with standard mAP.
+"""The CASCADE paper's own way of scoring. Not comparable with standard mAP.
 
 As far as its released code shows: detections carry no score, AP is taken within each video and averaged over videos,
-and ActivityNet's average is over three tIoUs. A class that a video does not contain costs nothing, and nothing is
-ranked across videos: such numbers come out higher than mAP over a test set.
+and ActivityNet's average is over the three printed tIoUs. A class that a video does not contain costs nothing, and
+nothing is ranked across videos: such numbers come out higher than mAP over a test set.
 """
 
 from __future__ import annotations
@@ -15,46 +15,17 @@ from typing import Any
 from psftr.data.annotations import Action, Annotations
 from psftr.data.splits import ClassSplit
 from psftr.evaluation.average_precision import evaluate_detections
-from psftr.evaluation.paper import PaperRow
+from psftr.evaluation.facts import mark
+from psftr.evaluation.paper import PER_VIDEO_ROWS
+from psftr.evaluation.render import text
 from psftr.evaluation.rules import Protocol
 from psftr.evaluation.selection import select_scored
-from psftr.evaluation.tables import marks, table, wrap
+from psftr.evaluation.tables import per_video_table
 from psftr.predictions import Detection, Predictions
 
-SOURCE = "CASCADE paper"
 LABEL = (
     "per-video AP without scores, the CASCADE paper's own way of scoring: "
     "NOT COMPARABLE with the mAP of any other table"
-)
-_THUMOS14 = (0.3, 0.4, 0.5, 0.6, 0.7)
-_ACTIVITYNET = (0.5, 0.75, 0.95)
-OWN_TIOUS = {"activitynet13": _ACTIVITYNET}  # other data sets: those of the protocol
-
-PAPER_ROWS = tuple(
-    PaperRow(SOURCE, dataset, 75, method, dict(zip(tious, values)), values[-1])
-    for dataset, tious, rows in (
-        (
-            "thumos14",
-            _THUMOS14,
-            {
-                "T3AL": (19.2, 12.7, 7.4, 4.4, 2.2, 9.2),
-                "FreeZAD": (21.2, 13.6, 8.3, 4.7, 2.5, 10.0),
-                "ZEAL": (22.1, 16.1, 11.0, 5.7, 3.0, 11.6),
-                "CASCADE-Qwen": (23.9, 17.5, 11.7, 7.6, 4.3, 13.0),
-                "CASCADE-LLaVA": (23.8, 17.9, 14.0, 7.6, 5.1, 13.7),
-            },
-        ),
-        (
-            "activitynet13",
-            _ACTIVITYNET,
-            {
-                "FreeZAD": (33.5, 17.5, 3.9, 18.3),
-                "CASCADE-Qwen": (41.4, 27.4, 7.1, 25.3),
-                "CASCADE-LLaVA": (52.7, 36.7, 8.3, 32.6),
-            },
-        ),
-    )
-    for method, values in rows.items()
 )
 
 
@@ -104,23 +75,17 @@ def score_per_video(
 ) -> PerVideoAp:
     """A predictions file on the same videos and actions as `evaluate_predictions` takes."""
     selection = select_scored(predictions, annotations, protocol=protocol, classes=split.unseen)
-    tious = OWN_TIOUS.get(protocol.dataset, protocol.tious)
-    return per_video_ap(selection.ground_truth, selection.detections, tious=tious)
+    return per_video_ap(selection.ground_truth, selection.detections, tious=protocol.printed_tious)
 
 
 def per_video_text(results: Mapping[str, PerVideoAp], *, protocol: Protocol, synthetic: bool, ratio: int) -> str:
     """Methods scored per video above the paper's printed rows of the same data set and ratio, if they are of videos."""
-    tious = next(iter(results.values())).tious
-
-    def cells(per_tiou: Sequence[float], average: float) -> list[str]:
-        return [f"{value:.2f}" for value in (*per_tiou, average)]
-
-    body = [[name, *cells([100 * ap for ap in r.per_tiou], 100 * r.average)] for name, r in results.items()]
-    rows = [row for row in PAPER_ROWS if (row.dataset, row.ratio) == (protocol.dataset, ratio) and not synthetic]
-    printed = [[f"{row.method} ({row.source})", *cells([row.per_tiou[t] for t in tious], row.average)] for row in rows]
-    caption = f"{marks(protocol, synthetic)}{LABEL}; %, mean over videos"
-    if rows:
+    printed = [r for r in PER_VIDEO_ROWS if (r.dataset, r.ratio) == (protocol.dataset, ratio) and not synthetic]
+    worth = {"SYNTHETIC": synthetic, "PEER PROTOCOL": protocol.is_peer}
+    caption = f"{mark(word for word, holds in worth.items() if holds)}{LABEL}; %, mean over videos"
+    if printed:
         caption += "; below the line: as printed, with the paper's own models, mean over splits"
     elif synthetic:
-        caption += "; the paper's numbers are of real videos and have no place here"
-    return f"{wrap(caption)}\n{table(['method', *(f'@{t:.2f}' for t in tious), 'Avg'], body, printed)}"
+        caption += "; the paper's numbers are of real videos and are not shown beside synthetic ones"
+    tious = next(iter(results.values())).tious
+    return text(per_video_table(caption, {name: r.per_tiou for name, r in results.items()}, tious, printed))

@@ -3,42 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from psftr.data.annotations import Annotations
 from psftr.data.splits import ClassSplit
 from psftr.errors import PsftrError
-from psftr.evaluation.average_precision import ApResult, evaluate_detections
-from psftr.evaluation.facts import Facts, state_facts
-from psftr.evaluation.rules import CLEAN, PEER, PROTOCOLS, Protocol, protocol_for
-from psftr.evaluation.selection import (
-    Selection,
-    name_some,
-    select_scored,
-    videos_under_test,
-    without_double_labels,
+from psftr.evaluation.average_precision import (
+    ApResult,
+    Matches,
+    average_precision,
+    evaluate_detections,
+    match_detections,
 )
+from psftr.evaluation.facts import Facts, Training, mark, state_facts
+from psftr.evaluation.rules import Protocol, protocol_of
+from psftr.evaluation.selection import Selection, select_scored, videos_under_test, without_double_labels
+from psftr.files import some
 from psftr.predictions import CHECKPOINT_NONE, CHECKPOINT_PEER, Detection, Predictions, Provenance, canonical_id
-
-__all__ = [
-    "CLEAN",
-    "PEER",
-    "PROTOCOLS",
-    "Evaluation",
-    "Protocol",
-    "ap_to_dict",
-    "evaluate_predictions",
-    "protocol_for",
-    "scorer",
-    "split_of",
-]
 
 
 @dataclass(frozen=True, eq=False)
 class Evaluation:
-    """One predictions file under one protocol on one split. `without_double_labels`: see `Protocol`; None
-    where no pair of such classes straddles the split."""
+    """One predictions file under one protocol on one split.
+
+    without_double_labels: see `Protocol`; None where no pair of such classes has one in training and one in the test.
+    selection, matches: what was scored and how it was matched, for error analysis and timelines; not stored.
+    """
 
     protocol: Protocol
     split: ClassSplit | None
@@ -46,7 +37,39 @@ class Evaluation:
     facts: Facts
     num_videos: int
     without_double_labels: ApResult | None = None
-    num_training_videos: int | None = None
+    training: Training = field(default_factory=Training)
+    selection: Selection | None = None
+    matches: Matches | None = None
+
+    @property
+    def index(self) -> int:
+        return self.split.index if self.split else 0
+
+    @property
+    def ratio(self) -> int:
+        """Percentage of the classes that is seen; 100 without a split, where every class counts."""
+        return self.split.ratio if self.split else 100
+
+    @property
+    def method(self) -> str:
+        """Without the code version."""
+        return self.facts.method.partition(" (")[0]
+
+    @property
+    def num_actions(self) -> int:
+        return int(self.ap.num_ground_truth.sum())
+
+    @property
+    def worth(self) -> tuple[str, ...]:
+        """What a reader must not overlook: words for `mark`."""
+        told = {"SYNTHETIC": self.facts.synthetic, "PEER PROTOCOL": self.protocol.is_peer}
+        if self.training.held_out and self.split:
+            told[f"TRAINED ON {self.training.classes} OF {len(self.split.seen)} SEEN CLASSES"] = True
+        return tuple(word for word, holds in told.items() if holds)
+
+    @property
+    def mark(self) -> str:
+        return mark(self.worth)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for JSON; every AP is a fraction of 1, null where a class has no ground truth."""
@@ -57,7 +80,9 @@ class Evaluation:
             "synthetic": self.facts.synthetic,
             "split": self.split and {"ratio": self.split.ratio, "index": self.split.index, "source": self.split.source},
             "num_videos": self.num_videos,
-            "num_training_videos": self.num_training_videos,
+            "num_training_videos": self.training.videos,
+            "num_training_classes": self.training.classes,
+            "held_out_classes": list(self.training.held_out),
             "facts": self.facts.to_dict(),
             **ap_to_dict(self.ap),
             "without_double_labels": None if without is None else ap_to_dict(without),
@@ -87,25 +112,48 @@ def evaluate_predictions(
     videos = videos_under_test(annotations, protocol)
     wanted = split.unseen if split else tuple(sorted({a.label for v in videos for a in v.actions}))
     selection = select_scored(predictions, annotations, protocol=protocol, classes=wanted)
-    ap = _score(selection, protocol)
+    matches = _match(selection, protocol)
     single, double_text = without_double_labels(selection, videos, protocol, split)
+    training = Training.of(provenance)
     facts = state_facts(
         predictions=predictions,
         protocol=protocol,
         split=split,
         split_from_file=split_from_file,
         selection=selection,
+        training=training,
         double_labels=double_text,
     )
     return Evaluation(
         protocol=protocol,
         split=split,
-        ap=ap,
+        ap=average_precision(matches),
         facts=facts,
         num_videos=len(selection.ground_truth),
-        without_double_labels=_score(single, protocol) if single else None,
-        num_training_videos=_num_training_videos(annotations, protocol, split),
+        without_double_labels=average_precision(_match(single, protocol)) if single else None,
+        training=training,
+        selection=selection,
+        matches=matches,
     )
+
+
+def score_files(
+    files: Mapping[str, Predictions],
+    annotations: Annotations,
+    *,
+    protocol: Protocol | None = None,
+    splits: Mapping[str, ClassSplit] | None = None,
+) -> dict[str, Evaluation]:
+    """Every file by itself. protocol: default `protocol_of` each; splits: for files that do not name theirs."""
+    return {
+        name: evaluate_predictions(
+            predictions,
+            annotations,
+            None if split_of(predictions.provenance) else (splits or {}).get(name),
+            protocol=protocol or protocol_of(predictions),
+        )
+        for name, predictions in files.items()
+    }
 
 
 def scorer(
@@ -139,10 +187,9 @@ def split_of(provenance: Provenance | None) -> ClassSplit | None:
 
 def ap_to_dict(ap: ApResult) -> dict[str, Any]:
     """mAP and AP as plain data, fractions of 1, keyed by tIoU as text."""
-    keys = [f"{t:.2f}" for t in ap.tious]
 
     def row(values: Iterable[float]) -> dict[str, float | None]:
-        return {key: None if value != value else float(value) for key, value in zip(keys, values)}
+        return {f"{t:.2f}": None if value != value else float(value) for t, value in zip(ap.tious, values)}
 
     return {
         "tious": list(ap.tious),
@@ -159,8 +206,8 @@ def ap_to_dict(ap: ApResult) -> dict[str, Any]:
     }
 
 
-def _score(selection: Selection, protocol: Protocol) -> ApResult:
-    return evaluate_detections(
+def _match(selection: Selection, protocol: Protocol) -> Matches:
+    return match_detections(
         selection.ground_truth,
         selection.detections,
         classes=selection.classes,
@@ -198,7 +245,7 @@ def _refuse_mismatch(
     leaked = sorted(set(stated.seen) & set(split.unseen))
     if trained and leaked:
         raise PsftrError(
-            f"the model behind these predictions was trained on {name_some(leaked)}, unseen in split {split.name}: "
+            f"the model behind these predictions was trained on {some(leaked)}, unseen in split {split.name}: "
             f"evaluate on the file's own split {stated.name}"
         )
     if set(stated.unseen) != set(split.unseen) or (trained and set(stated.seen) != set(split.seen)):
@@ -206,10 +253,3 @@ def _refuse_mismatch(
             f"these predictions are for split {stated.name} with {len(stated.seen)} seen and {len(stated.unseen)} "
             f"unseen classes, not for {split.name} with {len(split.seen)} and {len(split.unseen)}: give the file's own"
         )
-
-
-def _num_training_videos(annotations: Annotations, protocol: Protocol, split: ClassSplit | None) -> int | None:
-    if split is None or protocol.train_subset not in annotations.subsets:
-        return None
-    seen = set(split.seen)
-    return sum(any(a.label in seen for a in v.actions) for v in annotations.subset(protocol.train_subset))

@@ -1,4 +1,4 @@
-"""The rules under which a number is made, and the facts that are printed beside it.
+"""The rules under which a number is made.
 
 `clean` is this library's protocol: no test class touches training or model selection, no test video and no
 test action is left out. `peer` reproduces habits of earlier zero-shot repositories so that their numbers
@@ -7,14 +7,17 @@ can be compared; whatever it produces is marked in every table and file.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 
-from psftr.data.datasets import dataset_spec
+from psftr.data.datasets import DATASETS, PeerRules, dataset_spec
 from psftr.errors import PsftrError
-from psftr.predictions import canonical_id
+from psftr.predictions import CHECKPOINT_PEER, Predictions, canonical_id
+from psftr.settings import PROTOCOLS
 
-CLEAN, PEER = "clean", "peer"
+CLEAN, PEER = PROTOCOLS
+CUSTOM = "custom"  # the name of a data set of one's own
+CUSTOM_TIOUS = (0.3, 0.4, 0.5, 0.6, 0.7)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,7 +31,6 @@ class Protocol:
 
     dataset: str
     test_subset: str
-    train_subset: str
     tious: tuple[float, ...]
     printed_tious: tuple[float, ...]
     name: str = CLEAN
@@ -36,6 +38,7 @@ class Protocol:
     min_action_s: float = 0.0
     penalises_ambiguous: bool = False
     double_labels: tuple[tuple[str, str], ...] = ()
+    is_synthetic: bool = False
 
     def __post_init__(self) -> None:
         if self.name not in (CLEAN, PEER):
@@ -48,50 +51,40 @@ class Protocol:
     def is_peer(self) -> bool:
         return self.name == PEER
 
-    @property
-    def synthetic(self) -> bool:
-        return self.dataset == "synthetic"
-
-
-_THUMOS14 = Protocol(
-    dataset="thumos14",
-    test_subset="test",
-    train_subset="val",
-    tious=(0.3, 0.4, 0.5, 0.6, 0.7),
-    printed_tious=(0.3, 0.4, 0.5, 0.6, 0.7),
-    double_labels=(("CliffDiving", "Diving"),),
-)
-_ACTIVITYNET13 = Protocol(
-    dataset="activitynet13",
-    test_subset="validation",
-    train_subset="training",
-    tious=tuple(round(0.5 + 0.05 * i, 2) for i in range(10)),
-    printed_tious=(0.5, 0.75, 0.95),
-)
-_SYNTHETIC = replace(
-    _THUMOS14, dataset="synthetic", train_subset="training", test_subset="validation", double_labels=()
-)
-PROTOCOLS: dict[tuple[str, str], Protocol] = {
-    ("thumos14", CLEAN): _THUMOS14,
-    ("thumos14", PEER): replace(
-        _THUMOS14,
-        name=PEER,
-        excluded_videos=dataset_spec("thumos14").peer.excluded_videos,
-        penalises_ambiguous=True,
-    ),
-    ("activitynet13", CLEAN): _ACTIVITYNET13,
-    ("activitynet13", PEER): replace(_ACTIVITYNET13, name=PEER, min_action_s=1.0),
-    ("synthetic", CLEAN): _SYNTHETIC,
-    ("synthetic", PEER): replace(_SYNTHETIC, name=PEER, penalises_ambiguous=True),
-}
-
 
 def protocol_for(dataset: str, name: str = CLEAN, *, exclude: Iterable[str] = ()) -> Protocol:
-    """The preset of a data set, with further test videos to leave out. Raises PsftrError for unknown
-    names."""
-    if (dataset, name) not in PROTOCOLS:
-        known = ", ".join(f"{d}/{n}" for d, n in PROTOCOLS)
-        raise PsftrError(f"no evaluation protocol {dataset}/{name}; presets are {known}, or build a Protocol")
-    preset = PROTOCOLS[dataset, name]
-    excluded = dict.fromkeys((*preset.excluded_videos, *map(canonical_id, exclude)))
-    return replace(preset, excluded_videos=tuple(excluded))
+    """The rules of a data set, with further test videos to leave out. Raises PsftrError for unknown names."""
+    spec = dataset_spec(dataset)
+    peer = spec.peer if name == PEER else PeerRules()
+    return Protocol(
+        dataset=dataset,
+        test_subset=spec.test_subset,
+        tious=spec.tious,
+        printed_tious=spec.printed_tious,
+        name=name,
+        excluded_videos=tuple(dict.fromkeys((*peer.excluded_videos, *map(canonical_id, exclude)))),
+        min_action_s=peer.min_action_s,
+        penalises_ambiguous=peer.penalises_ambiguous,
+        double_labels=spec.double_labels,
+        is_synthetic=spec.is_synthetic,
+    )
+
+
+def protocol_of(
+    predictions: Predictions,
+    *,
+    dataset: str | None = None,
+    subset: str | None = None,
+    tious: Sequence[float] | None = None,
+) -> Protocol:
+    """The rules for a file: those of `dataset` or of the data set it names, or, for data of one's own, plain ones.
+
+    A file whose checkpoint was chosen on the test classes gets the peer rules, which mark every number.
+    """
+    provenance = predictions.provenance
+    stated = dataset or ((provenance.split or {}).get("dataset") if provenance else None)
+    name = PEER if provenance and provenance.checkpoint_rule == CHECKPOINT_PEER else CLEAN
+    if dataset is not None or stated in DATASETS:
+        return protocol_for(str(stated), name)
+    tious = tuple(tious or CUSTOM_TIOUS)
+    return Protocol(dataset=stated or CUSTOM, test_subset=subset or "test", tious=tious, printed_tious=tious, name=name)

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from psftr.data.annotations import EMPTY, NON_FINITE, UNKNOWN_LABEL, Action, Annotations, Video
 from psftr.data.splits import ClassSplit
 from psftr.errors import PsftrError
 from psftr.evaluation.rules import Protocol
-from psftr.files import nearest_names
+from psftr.files import nearest_names, some
 from psftr.predictions import Detection, Predictions, canonical_id
 
 
@@ -52,7 +52,7 @@ def select_scored(
             truth[video.video_id] = kept
     if not truth:
         raise PsftrError(
-            f"no {protocol.test_subset!r} video has an action of {name_some(classes)}; "
+            f"no {protocol.test_subset!r} video has an action of {some(classes)}; "
             "the annotations and the split do not belong together"
         )
     present = {a.label for actions in truth.values() for a in actions}
@@ -60,7 +60,7 @@ def select_scored(
     by_id = _by_canonical_id(predictions)
     detections, notes = _detections_that_count(by_id, truth, annotations, scored_classes, classes)
     candidates = {v.video_id for v in videos}
-    for kind in (EMPTY, NON_FINITE, UNKNOWN_LABEL):  # the toolkit would count them as actions nobody can find
+    for kind in (EMPTY, NON_FINITE, UNKNOWN_LABEL):  # the toolkit would count them as actions, found by nothing
         number = sum(t.kind == kind and t.video_id in candidates for t in annotations.troubles)
         if number:
             notes.append(f"annotated test actions that mean nothing ({kind}), left out: {number}")
@@ -68,7 +68,7 @@ def select_scored(
         notes.append(f"test actions of {protocol.min_action_s:g} s or less, left out: {num_short}")
     left_out = sorted(excluded & candidates)
     if left_out:
-        notes.append(f"test videos left out: {len(left_out)} ({name_some(left_out)})")
+        notes.append(f"test videos left out: {len(left_out)} ({some(left_out)})")
     missing = tuple(video_id for video_id in truth if video_id not in by_id)
     if len(missing) == len(truth):
         raise PsftrError(
@@ -78,7 +78,7 @@ def select_scored(
     if missing:
         notes.append(
             f"test videos missing from the predictions, counted as without detections: {len(missing)} of "
-            f"{len(truth)} ({name_some(missing)})"
+            f"{len(truth)} ({some(missing)})"
         )
     return Selection(
         classes=scored_classes,
@@ -129,11 +129,11 @@ def _detections_that_count(
     if strangers and not set(labels) & set(classes):
         raise PsftrError(
             f"no detection is labelled with a class to find; labels are {nearest_names(strangers[:3], classes)}, "
-            f"classes are {name_some(classes)}"
+            f"classes are {some(classes)}"
         )
     if strangers:
         number = sum(label not in set(classes) for label in labels)
-        notes.append(f"detections of labels not to be found, ignored: {number} ({name_some(strangers)})")
+        notes.append(f"detections of labels not to be found, ignored: {number} ({some(strangers)})")
     absent = set(classes) - set(scored_classes)
     number = sum(label in absent for label in labels)
     if number:
@@ -191,8 +191,3 @@ def without_double_labels(
         return None, f"{'; '.join(texts)}: nothing else to find"
     text = f"{'; '.join(texts)}; videos without them: {len(truth)}, actions: {single.num_actions}"
     return single, text
-
-
-def name_some(names: Iterable[str], most: int = 5) -> str:
-    names = list(names)
-    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")

@@ -1,226 +1,265 @@
-"""Evaluations as plain text, 110 columns wide. Every table says in its first line what its numbers are worth:
-`SYNTHETIC` and `PEER PROTOCOL` are part of the title, never a footnote."""
+"""Tables as data frames: built here once, written as text, HTML and CSV by `render` and the report page.
+
+Every caption begins with what its numbers are worth: SYNTHETIC and PEER PROTOCOL are part of it, never a footnote.
+"""
 
 from __future__ import annotations
 
 import math
-import textwrap
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+import pandas as pd
 
-from psftr.evaluation.aggregate import STD_KIND, Spread, TenSplitReport
+from psftr.evaluation.aggregate import STD_KIND, TenSplitReport
 from psftr.evaluation.average_precision import ApResult
+from psftr.evaluation.error_analysis import ErrorAnalysis
+from psftr.evaluation.facts import mark
 from psftr.evaluation.paper import PaperRow
-from psftr.evaluation.protocol import Evaluation, Protocol
+from psftr.evaluation.protocol import Evaluation
+from psftr.evaluation.rules import Protocol
 
-WIDTH = 110
+MISSING = "MISSING"
+PLUS_MINUS = "±"  # the heading of a column that is shown in the cell before it
+MOST_IN_MATRIX = 24  # classes; beyond that only the most confused pairs are listed
+MOST_PAIRS = 12
 
 
-def evaluation_text(evaluation: Evaluation, *, classes: bool = True) -> str:
-    """One evaluation: facts, mAP, then every class."""
-    protocol, ap = evaluation.protocol, evaluation.ap
-    where = (
-        f"{evaluation.split.ratio}/{100 - evaluation.split.ratio} split {evaluation.split.index}"
-        if evaluation.split
-        else "all classes"
-    )
-    rows = [[short_method(evaluation.facts.method), *_percents(ap, protocol)]]
-    if evaluation.without_double_labels is not None:
-        rows.append(["  without double labels", *_percents(evaluation.without_double_labels, protocol)])
-    parts = [
-        title(protocol, where, evaluation.facts.synthetic),
-        facts_text(evaluation.facts.rows()),
-        table(["mAP, %", *_tiou_heads(protocol)], rows),
+@dataclass(frozen=True, eq=False)
+class Table:
+    """Rows for people and for programs.
+
+    frame, summary: floats are fractions of 1 (people see percent), whole numbers are counts, the rest is text; NaN
+    stands for what is not known. heads: column -> heading of what people see, in order; the first names the row.
+    summary: rows below a line, with some of the columns. bar: a column that the page also draws as bars.
+    """
+
+    caption: str
+    frame: pd.DataFrame
+    heads: Mapping[str, str]
+    summary: pd.DataFrame | None = None
+    bar: str = ""
+
+    @property
+    def headings(self) -> list[str]:
+        return [heading for heading in self.heads.values() if heading != PLUS_MINUS]
+
+    @property
+    def body(self) -> list[list[str]]:
+        """The cells of every row as text; a row of which only the name is known says MISSING."""
+        return [self._cells(row) for row in self.frame[[*self.heads]].itertuples(index=False, name=None)]
+
+    @property
+    def below(self) -> list[list[str]]:
+        """The cells of the summary's rows; those of columns that it lacks are empty."""
+        if self.summary is None:
+            return []
+        rows = self.summary.reindex(columns=[*self.heads], fill_value="").itertuples(index=False, name=None)
+        return [self._cells(row) for row in rows]
+
+    def _cells(self, row: Sequence[Any]) -> list[str]:
+        name, *values = row
+        if values and all(not isinstance(value, str) and pd.isna(value) for value in values):
+            return [str(name), MISSING, *[""] * (len(self.headings) - 2)]
+        cells = [str(name)]
+        for heading, value in zip([*self.heads.values()][1:], values):
+            if heading != PLUS_MINUS:
+                cells.append(_cell(value))
+            elif isinstance(value, float) and not math.isnan(value):
+                cells[-1] += f" {PLUS_MINUS} {_cell(value)}"
+        return cells
+
+
+def score_table(evaluation: Evaluation) -> Table:
+    """mAP of one evaluation, with and without doubly labelled segments."""
+    rows = {evaluation.method: evaluation.ap, "  without double labels": evaluation.without_double_labels}
+    frame = pd.DataFrame([{"method": name, **_map_columns(ap)} for name, ap in rows.items() if ap is not None])
+    heads = {"method": "mAP, %", **_tiou_heads(evaluation.protocol, "mAP")}
+    return Table(f"{evaluation.mark}{evaluation.protocol.dataset}: mAP in percent by tIoU", frame, heads)
+
+
+def split_frame(report: TenSplitReport) -> pd.DataFrame:
+    """One row per evaluated split: what per_split.csv holds."""
+    rows = [
+        {
+            "split": e.index,
+            "synthetic": e.facts.synthetic,
+            "protocol": e.protocol.name,
+            **_map_columns(e.ap),
+            "videos": e.num_videos,
+            "actions": e.num_actions,
+            "training_videos": e.training.videos,
+            "classes": len(e.ap.classes),
+            "training_classes": e.training.classes,
+            "held_out_classes": len(e.training.held_out),
+            "mAP_without_double_labels": e.without_double_labels and e.without_double_labels.average,
+        }
+        for e in report.evaluations
     ]
-    if classes:
-        body = [
-            [name, *_cells(ap.ap[c], ap, protocol), str(ap.num_ground_truth[c]), str(ap.num_detections[c])]
-            for c, name in enumerate(ap.classes)
-        ]
-        parts.append(table(["AP, %", *_tiou_heads(protocol), "actions", "detections"], body))
-    return "\n\n".join(parts)
+    counts = ("videos", "actions", "training_videos", "classes", "training_classes", "held_out_classes")
+    kinds = {**dict.fromkeys(counts, "Int64"), "mAP_without_double_labels": "float64"}
+    return pd.DataFrame(rows).astype(kinds)
 
 
-def report_text(report: TenSplitReport, *, baseline: TenSplitReport | None = None, classes: bool = True) -> str:
-    """All splits of one ratio: facts, every split, mean and spread, the baseline and the paper, every
-    class."""
-    protocol = report.protocol
-    parts = [
-        title(protocol, f"{report.ratio}/{100 - report.ratio}, {report.coverage}", report.synthetic),
-        facts_text(report.shared_facts),
-        split_table(report),
-        comparison_table([report, baseline] if baseline else [report], paper=report.paper_rows),
-    ]
-    differing = report.differing_facts
-    if differing:
-        told = [(_splits_label(indices), f"{topic}: {text}") for (topic, text), indices in differing.items()]
-        parts.append("What differs between splits\n" + facts_text(told))
-    if classes:
-        parts.append(class_table(report, baseline=baseline))
-    return "\n\n".join(parts)
-
-
-def split_table(report: TenSplitReport) -> str:
+def split_table(report: TenSplitReport) -> Table:
     """One row per split, missing ones included, then mean and standard deviation."""
-    protocol = report.protocol
-    without = report.without_double_labels
-    heads = ["split", "train vid.", "test vid.", "actions", "classes", *_tiou_heads(protocol)]
-    by_index = dict(zip(report.indices, report.evaluations))
-    body = []
-    for index in report.expected:
-        e = by_index.get(index)
-        if e is None:
-            body.append([str(index), "MISSING", *[""] * (len(heads) - 2 + (without is not None))])
-            continue
-        training = "-" if e.num_training_videos is None else str(e.num_training_videos)
-        counts = [str(e.num_videos), str(e.ap.num_ground_truth.sum()), str(len(e.ap.classes))]
-        row = [str(index), training, *counts, *_percents(e.ap, protocol)]
-        if without is not None:
-            single = e.without_double_labels
-            row.append("" if single is None else _percent(single.average))
-        body.append(row)
-    spreads = [*(report.per_tiou[t] for t in protocol.printed_tious), report.average]
+    protocol, without = report.protocol, report.without_double_labels
+    frame = split_frame(report).set_index("split").reindex([*report.expected]).reset_index()
+    heads = {"split": "split", "training_videos": "train vid.", "videos": "test vid.", "actions": "actions"}
+    heads |= {"classes": "classes", **_tiou_heads(protocol, "mAP")}
+    spreads = {_column("mAP", t): report.per_tiou[t] for t in protocol.printed_tious} | {"mAP": report.average}
+    told = f"{report.mark}{report.method}, {report.ratio_text}; mAP, %; std is the {STD_KIND}; {report.coverage}"
     if without is not None:
-        heads.append("w/o double")
-        spreads.append(without)
-    blank = [""] * 4
-    summary = [
-        ["mean", *blank, *(_percent(s.mean) for s in spreads)],
-        ["std", *blank, *(_percent(s.std) for s in spreads)],
-    ]
-    told = f"mAP, %; std is the {STD_KIND}; {report.coverage}"
-    if without is not None:
+        heads["mAP_without_double_labels"] = "w/o double"
+        spreads["mAP_without_double_labels"] = without
         told += (
             "; w/o double: without doubly labelled segments where such a pair straddles the split, "
             "whose mean takes the other splits as they are"
         )
-    return f"{wrap(marks(protocol, report.synthetic) + told)}\n{table(heads, body, summary)}"
+    summary = pd.DataFrame(
+        [
+            {"split": "mean", **{name: spread.mean for name, spread in spreads.items()}},
+            {"split": "std", **{name: spread.std for name, spread in spreads.items()}},
+        ]
+    )
+    return Table(told, frame, heads, summary)
 
 
-def comparison_table(reports: Sequence[TenSplitReport], *, paper: Sequence[PaperRow] = ()) -> str:
-    """Methods below each other on the same splits, ours above what the paper prints (its own features)."""
+def comparison_table(reports: Sequence[TenSplitReport], *, with_ratio: bool = False) -> Table:
+    """Methods below each other, then what the paper prints for the same data set and ratio (its own features)."""
     protocol = reports[0].protocol
-    body = [
+    frame = pd.DataFrame(
         [
-            short_method(r.method),
-            *(_percent(r.per_tiou[t].mean) for t in protocol.printed_tious),
-            _plus_minus(r.average),
-            f"{len(r.evaluations)} of {len(r.expected)}",
+            {
+                "method": f"{r.method}, {r.ratio_text}" if with_ratio else r.method,
+                **{_column("mAP", t): r.per_tiou[t].mean for t in protocol.printed_tious},
+                "mAP": r.average.mean,
+                "std": r.average.std,
+                "splits": f"{len(r.evaluations)} of {len(r.expected)}",
+            }
+            for r in reports
         ]
-        for r in reports
-    ]
-    printed = [
-        [
-            f"{row.method} ({row.source})",
-            *(f"{row.per_tiou[t]:.2f}" if t in row.per_tiou else "-" for t in protocol.printed_tious),
-            f"{row.average:.2f}",
-            "",
-        ]
-        for row in paper
-    ]
-    synthetic = any(r.synthetic for r in reports)
-    caption = f"{marks(protocol, synthetic)}mean over splits, %"
-    if len(reports) > 1:
-        first, second = reports[0].average.mean, reports[1].average.mean
-        ratio = f"{first / second:.2f} times" if second > 0 else "no multiple of"
-        same = reports[0].indices == reports[1].indices
-        caption += f"; {short_method(reports[0].method)} is {ratio} {short_method(reports[1].method)}"
-        caption += "" if same else " (BUT OVER DIFFERENT SPLITS)"
+    )
+    by_ratio = {r.ratio: r.paper_rows for r in reports}  # reports of one ratio share their rows
+    paper = [row for rows in by_ratio.values() for row in rows]
+    caption = mark(word for r in reports for word in r.worth)
+    caption += f"{protocol.dataset}: mAP in percent by tIoU; mean over splits, %"
+    caption += f"; ± {STD_KIND}" if any(len(r.evaluations) > 1 for r in reports) else ""
+    if len(reports) == 2 and len(by_ratio) == 1:
+        first, second = reports
+        ratio = f"{first.average.mean / second.average.mean:.2f} times" if second.average.mean > 0 else "no multiple of"
+        caption += f"; {first.method} is {ratio} {second.method}"
+        caption += "" if first.indices == second.indices else " (BUT OVER DIFFERENT SPLITS)"
     if paper:
         caption += "; below the line: as printed, with the paper's own features and code, not measured here"
-    elif synthetic:
-        caption += "; the paper's numbers are of real videos and have no place here"
-    return f"{wrap(caption)}\n{table(['method', *_tiou_heads(protocol), 'splits'], body, printed)}"
+    elif any(r.synthetic for r in reports):
+        caption += "; the paper's numbers are of real videos and are not shown beside synthetic ones"
+    heads = {"method": "method", **_tiou_heads(protocol, "mAP"), "std": PLUS_MINUS, "splits": "splits"}
+    return Table(caption, frame, heads, _paper_frame(paper, protocol.printed_tious, with_ratio))
 
 
-def class_table(report: TenSplitReport, *, baseline: TenSplitReport | None = None) -> str:
+def class_frame(evaluation: Evaluation) -> pd.DataFrame:
+    """One row per class: what per_class.csv holds of every split."""
+    ap = evaluation.ap
+    return pd.DataFrame(
+        {
+            "split": evaluation.index,
+            "class": ap.classes,
+            "synthetic": evaluation.facts.synthetic,
+            "protocol": evaluation.protocol.name,
+            "AP": ap.ap.mean(axis=1),
+            **{_column("AP", t): ap.ap[:, i] for i, t in enumerate(ap.tious)},
+            "actions": ap.num_ground_truth,
+            "detections": ap.num_detections,
+        }
+    )
+
+
+def class_table(evaluation: Evaluation) -> Table:
+    """AP of every class, best first, and the mean."""
+    frame = class_frame(evaluation).sort_values(["AP", "class"], ascending=[False, True])
+    heads = {"class": "class", **_tiou_heads(evaluation.protocol, "AP"), "actions": "actions"}
+    heads["detections"] = "detections"
+    means = {name.replace("mAP", "AP"): value for name, value in _map_columns(evaluation.ap).items()}
+    sums = {name: int(frame[name].sum()) for name in ("actions", "detections")}
+    summary = pd.DataFrame([{"class": "mean", **means, **sums}])
+    return Table(f"{evaluation.mark}AP in percent by class and tIoU", frame, heads, summary, bar="AP")
+
+
+def classes_over_splits(report: TenSplitReport, *, baseline: TenSplitReport | None = None) -> Table:
     """Every class over the splits it is unseen in, best first; the baseline's mean beside it."""
-    other = baseline.per_class if baseline else {}
-    heads = ["class", "AP mean", "std", "splits", *(["baseline"] if baseline else [])]
-    body = []
-    for name, spread in report.per_class.items():
-        row = [name, _percent(spread.mean), _percent(spread.std), str(spread.count)]
-        if baseline:
-            row.append(_percent(other[name].mean) if name in other else "-")
-        body.append(row)
-    caption = "AP averaged over tIoUs, %, by class, over the splits in which it is to be found"
-    return f"{marks(report.protocol, report.synthetic)}{caption}\n{table(heads, body)}"
+    frame = pd.DataFrame(
+        [(name, s.mean, s.std, s.count) for name, s in report.per_class.items()],
+        columns=["class", "mean", "std", "splits"],
+    )
+    heads = {"class": "class", "mean": "AP mean", "std": "std", "splits": "splits"}
+    if baseline:
+        heads["baseline"] = "baseline"
+        frame["baseline"] = frame["class"].map({name: s.mean for name, s in baseline.per_class.items()})
+    caption = f"{report.mark}AP averaged over tIoUs, %, by class, over the splits in which it is unseen"
+    return Table(caption, frame, heads)
 
 
-def facts_text(rows: Sequence[tuple[str, str]]) -> str:
-    """ "topic  sentence" lines, wrapped with a hanging indent."""
-    indent = max((len(topic) for topic, _ in rows), default=0) + 2
-    lines: list[str] = []
-    for topic, sentence in rows:
-        lines += textwrap.wrap(
-            sentence,
-            WIDTH,
-            initial_indent=topic.ljust(indent),
-            subsequent_indent=" " * indent,
-            break_long_words=False,
-        )
-    return "\n".join(lines)
+def confusion_matrix(analysis: ErrorAnalysis) -> pd.DataFrame | None:
+    """Actions by own label (row) and by the label they get (column, the last: none); None for too many classes."""
+    names = [*analysis.classes]
+    if len(names) > MOST_IN_MATRIX:
+        return None
+    return pd.DataFrame(analysis.confusion, index=names, columns=[*names, "none"])
 
 
-def title(protocol: Protocol, where: str, synthetic: bool) -> str:
-    """The line no table goes without."""
-    return wrap(f"{marks(protocol, synthetic)}{protocol.dataset} {where}")
+def confused_pairs(analysis: ErrorAnalysis, worth: str) -> Table:
+    """The classes that are most often taken for another."""
+    counts, names = analysis.confusion, analysis.classes
+    wrong = counts[:, :-1] * ~np.eye(len(names), dtype=bool)
+    pairs = sorted((-int(wrong[a, b]), f"{names[a]} called {names[b]}") for a, b in zip(*wrong.nonzero()))
+    rows = [(pair, -number) for number, pair in pairs[:MOST_PAIRS]] or [("no pair is confused", 0)]
+    right, missed = int(np.trace(counts)), int(counts[:, -1].sum())
+    caption = f"{worth}{right} of {int(counts.sum())} actions get their own label, {missed} none; most confused"
+    caption += f" ({len(pairs) - MOST_PAIRS} more pairs)" if len(pairs) > MOST_PAIRS else ""
+    return Table(caption, pd.DataFrame(rows, columns=["pair", "actions"]), {"pair": "pair", "actions": "actions"})
 
 
-def table(header: Sequence[str], body: Sequence[Sequence[str]], summary: Sequence[Sequence[str]] = ()) -> str:
-    """Aligned columns: the first to the left, the others to the right; `summary` rows below a rule."""
-    rows = [list(header), *map(list, body), *map(list, summary)]
-    widths = [max(len(row[c]) for row in rows) for c in range(len(header))]
-    spare = WIDTH - sum(widths) - 2 * (len(widths) - 1)
-    widths[0] = max(8, widths[0] + min(0, spare))
-
-    def line(row: Sequence[str]) -> str:
-        first = row[0] if len(row[0]) <= widths[0] else row[0][: widths[0] - 1] + "…"
-        return "  ".join([first.ljust(widths[0]), *(cell.rjust(w) for cell, w in zip(row[1:], widths[1:]))]).rstrip()
-
-    rule = "-" * (sum(widths) + 2 * (len(widths) - 1))
-    lines = [line(header), rule, *map(line, body)]
-    if summary:
-        lines += [rule, *map(line, summary)]
-    return "\n".join(lines)
+def per_video_table(
+    caption: str, rows: Mapping[str, Sequence[float]], tious: Sequence[float], paper: Iterable[PaperRow]
+) -> Table:
+    """Methods by name with an AP per tIoU, above printed rows."""
+    columns = [_column("mAP", t) for t in tious]
+    frame = pd.DataFrame([{"method": name, **dict(zip(columns, values))} for name, values in rows.items()])
+    frame["mAP"] = frame[columns].mean(axis=1)
+    heads = {"method": "method", **{column: f"@{t:.2f}" for column, t in zip(columns, tious)}, "mAP": "Avg"}
+    return Table(caption, frame, heads, _paper_frame(paper, tious, False))
 
 
-def wrap(text: str) -> str:
-    return "\n".join(textwrap.wrap(text, WIDTH, subsequent_indent="  ", break_long_words=False))
+def _paper_frame(rows: Iterable[PaperRow], tious: Sequence[float], with_ratio: bool) -> pd.DataFrame | None:
+    printed = [
+        {
+            "method": f"{row.method}{f', {row.ratio}/{100 - row.ratio}' if with_ratio else ''} ({row.source})",
+            **{_column("mAP", t): row.per_tiou.get(t, np.nan) / 100 for t in tious},
+            "mAP": row.average / 100,
+        }
+        for row in rows
+    ]
+    return pd.DataFrame(printed) if printed else None
 
 
-def marks(protocol: Protocol, synthetic: bool) -> str:
-    """What every title begins with where a number needs it: "[SYNTHETIC, PEER PROTOCOL] ", or nothing."""
-    told = [*(["SYNTHETIC"] if synthetic else []), *(["PEER PROTOCOL"] if protocol.is_peer else [])]
-    return f"[{', '.join(told)}] " if told else ""
+def _column(kind: str, tiou: float) -> str:
+    return f"{kind}@{tiou:.2f}"
 
 
-def _splits_label(indices: Sequence[int]) -> str:
-    return f"split{'s' if len(indices) > 1 else ''} {' '.join(map(str, indices))}"
+def _map_columns(ap: ApResult) -> dict[str, float]:
+    return {"mAP": ap.average, **{_column("mAP", t): float(v) for t, v in zip(ap.tious, ap.map_per_tiou)}}
 
 
-def _tiou_heads(protocol: Protocol) -> list[str]:
-    return [*(f"@{t:.2f}" for t in protocol.printed_tious), "Avg"]
+def _tiou_heads(protocol: Protocol, kind: str) -> dict[str, str]:
+    return {**{_column(kind, t): f"@{t:.2f}" for t in protocol.printed_tious}, kind: "Avg"}
 
 
-def _percents(ap: ApResult, protocol: Protocol) -> list[str]:
-    return _cells(ap.map_per_tiou, ap, protocol)
-
-
-def _cells(values: np.ndarray, ap: ApResult, protocol: Protocol) -> list[str]:
-    printed = [float(values[ap.tious.index(t)]) for t in protocol.printed_tious]
-    return [_percent(value) for value in (*printed, float(values.mean()))]
-
-
-def _percent(value: float) -> str:
-    return "-" if math.isnan(value) else f"{100 * value:.2f}"
-
-
-def _plus_minus(spread: Spread) -> str:
-    return _percent(spread.mean) + ("" if math.isnan(spread.std) else f" ± {_percent(spread.std)}")
-
-
-def short_method(method: str) -> str:
-    """The method fact without its code version."""
-    return method.partition(" (")[0]
+def _cell(value: Any) -> str:
+    if isinstance(value, str):
+        return value
+    if pd.isna(value):
+        return "-"
+    return f"{value:d}" if isinstance(value, int | np.integer) else f"{100 * value:.2f}"

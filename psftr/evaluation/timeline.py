@@ -12,12 +12,11 @@ from pathlib import Path
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from psftr.data.annotations import Action
-from psftr.evaluation.plots import COLOURS
+from psftr.evaluation.figures import COLOURS, SOFT, save_png
 from psftr.predictions import Detection
 
 Curve = tuple[NDArray[np.floating], NDArray[np.floating]]  # seconds, values
@@ -60,7 +59,6 @@ def draw_timeline(
     ] or [0.5]
     figure = Figure(figsize=(_WIDTH_IN, sum(heights) + 1.0), layout="constrained")
     figure.get_layout_engine().set(h_pad=0.03, hspace=0.0)  # type: ignore[union-attr, call-arg]
-    FigureCanvasAgg(figure)
     grid = figure.subplots(len(heights), 1, sharex=True, squeeze=False, height_ratios=heights)[:, 0].tolist()
     if len(frames):
         _draw_frames(grid.pop(0), frames, duration_s)
@@ -72,16 +70,13 @@ def draw_timeline(
         _draw_row(part, label, truth, found, lanes, colours[label], best)
     if not rows:
         axes.set_yticks([])
-        axes.text(0.5, 0.5, "nothing found", ha="center", va="center", transform=axes.transAxes, color="#777777")
+        axes.text(0.5, 0.5, "nothing found", ha="center", va="center", transform=axes.transAxes, color=SOFT)
     axes.set_xlim(0, duration_s)
     axes.set_xlabel("seconds" + (f"   ({note})" if note else ""), fontsize=9)
     axes.tick_params(axis="x", labelsize=8, bottom=True, labelbottom=True)
     told = title + (f" ({left_out} more labels not drawn)" if left_out > 0 else "")
     figure.suptitle(textwrap.fill(told, 110), fontsize=10, x=0.01, ha="left")
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=110, metadata={"Software": None})
-    return path
+    return save_png(path, figure, dpi=110)
 
 
 def _labels(detections: Sequence[Detection], ground_truth: Sequence[Action], curves: Mapping[str, Curve]) -> list[str]:

@@ -16,6 +16,7 @@ from __future__ import annotations
 import difflib
 import hashlib
 import logging
+import pickle
 import socket
 import urllib.request
 from collections.abc import Sequence
@@ -26,17 +27,19 @@ from urllib.parse import urlparse
 
 import numpy as np
 import torch
+from einops import rearrange
 from torch import Tensor, nn
 
 from psftr.errors import PsftrError
+from psftr.features.settings import EncoderSettings
+from psftr.files import sha256_of
 
 # Table 7: the paper's names and the dimensions of the joint space.
 PRESETS = {"ViT-B/32": 512, "ViT-B/16": 512, "ViT-L/14": 768}
-DEFAULT_MODEL = "ViT-B-16"
-DEFAULT_PRETRAINED = "openai"
 PRECISIONS = ("fp32", "bf16")
 PROJECTIONS = ("post", "pre")
 QUICK_GELU = "-quickgelu"
+PROMPTS_PER_CALL = 256
 # Where the original CLIP code and open_clip keep files fetched by URL.
 URL_CACHE = Path("~/.cache/clip")
 log = logging.getLogger("psftr")
@@ -48,18 +51,19 @@ class ClipEncoder:
     `pretrained`: one of the model's tags, a local weights file (safetensors or a plain state dict), or `random`.
     `projection`: `post` is CLIP's joint space; `pre` the vision transformer's output before the projection.
     `precision`: `fp32`, or `bf16` weights and activations (layer norms stay float32); outputs are float32 always.
-    Raises PsftrError for unknown names, unfit files, and weights that cannot be fetched (saying which and where to).
+    Raises PsftrError for unknown names, files that do not fit, and weights that cannot be fetched; it says where to get
+    them and where to put them.
     """
 
     def __init__(
         self,
-        model: str = DEFAULT_MODEL,
-        pretrained: str = DEFAULT_PRETRAINED,
-        device: str | torch.device = "cpu",
-        precision: str = "fp32",
+        model: str,
+        pretrained: str,
         *,
-        projection: str = "post",
-        seed: int = 0,
+        device: str | torch.device,
+        precision: str,
+        projection: str = EncoderSettings.projection,
+        seed: int = EncoderSettings.seed,
     ) -> None:
         if precision not in PRECISIONS:
             raise PsftrError(f"precision {precision!r} is unknown; choose one of {', '.join(PRECISIONS)}")
@@ -92,7 +96,7 @@ class ClipEncoder:
         with torch.no_grad():
             return self.encode_image(self.preprocessing.normalise(frames.to(self.device, non_blocking=True)))
 
-    def encode_text(self, prompts: Sequence[str], *, batch_size: int = 256) -> Tensor:
+    def encode(self, prompts: Sequence[str]) -> Tensor:
         """Prompts -> features `[len(prompts), dim]` float32 on the CPU, not normalised."""
         if self.projection == "pre":
             raise PsftrError(f"{self.identity} has no text features: only CLIP's joint space (projection=post) has")
@@ -103,15 +107,11 @@ class ClipEncoder:
             limit = self._tokenizer.context_length
             log.warning("%d prompts are cut to %d tokens, the first: %.60s…", len(long), limit, long[0])
         rows = []
-        for start in range(0, len(prompts), batch_size):
-            tokens = self._tokenizer(list(prompts[start : start + batch_size]))
+        for start in range(0, len(prompts), PROMPTS_PER_CALL):
+            tokens = self._tokenizer(list(prompts[start : start + PROMPTS_PER_CALL]))
             with torch.no_grad():
                 rows.append(self._network.encode_text(tokens.to(self.device)).float().cpu())
         return torch.cat(rows)
-
-    def encode(self, prompts: Sequence[str]) -> Tensor:
-        """`encode_text`, under the name of the TextEncoder protocol."""
-        return self.encode_text(prompts)
 
 
 class FramePreprocessing:
@@ -131,7 +131,7 @@ class FramePreprocessing:
 
     def normalise(self, frames: Tensor) -> Tensor:
         """`[B, S, S, 3]` uint8 -> `[B, 3, S, S]` float32: the same operations as ToTensor and Normalize, batched."""
-        pixels = frames.permute(0, 3, 1, 2).to(torch.float32, memory_format=torch.contiguous_format)
+        pixels = rearrange(frames, "b h w c -> b c h w").to(torch.float32, memory_format=torch.contiguous_format)
         return pixels.div_(255).sub_(self._mean.to(pixels.device)).div_(self._std.to(pixels.device))
 
 
@@ -180,7 +180,7 @@ def _build(name: str, pretrained: str, *, precision: str, seed: int) -> tuple[An
     tags = list_pretrained_tags_by_model(name)
     path = Path(pretrained).expanduser()
     if path.is_file():
-        digest = _sha256(path)
+        digest = sha256_of(path)
         for tag in tags:
             published = _published_digest(get_pretrained_cfg(name, tag))
             if published and digest.startswith(published):
@@ -240,13 +240,12 @@ def _load(network: nn.Module, name: str, path: Path, *, is_published: bool) -> N
             network.load_state_dict({key: state[key] for key in state if key not in _TORCHSCRIPT_EXTRAS})
         else:
             load_checkpoint(network, str(path), weights_only=True)
-    except Exception as error:  # safetensors, zip, pickle and shape errors have no common base
+    except pickle.UnpicklingError:  # its words advise to load the file unsafely
+        raise PsftrError(
+            f"weights {path} do not load into {name}: neither safetensors nor a state dict of tensors alone"
+        ) from None
+    except Exception as error:  # safetensors, zip and shape errors have no common base
         raise PsftrError(f"weights {path} do not load into {name}: {_named(error)}") from error
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 _PREPROCESSING = ("mean", "std", "interpolation", "resize_mode")
@@ -294,7 +293,7 @@ def _fetch(name: str, tag: str, config: dict) -> Path:
     digest, url, hub = _published_digest(config), config.get("url", ""), config.get("hf_hub", "")
     if url and digest:
         kept = URL_CACHE.expanduser() / Path(urlparse(url).path).name
-        if kept.is_file() and _sha256(kept).startswith(digest):
+        if kept.is_file() and sha256_of(kept).startswith(digest):
             return kept
     repository, _, filename = hub.rpartition("/")
     filenames = [filename] if filename else [HF_SAFE_WEIGHTS_NAME, HF_WEIGHTS_NAME]
@@ -359,7 +358,7 @@ def _open_tokenizer(name: str) -> Any:
     try:
         return open_clip.get_tokenizer(name)
     except Exception as error:  # tokenizers kept on the hub, when it cannot be reached
-        raise PsftrError(f"the tokenizer of {name} is not to be had: {_named(error)}") from error
+        raise PsftrError(f"the tokenizer of {name} is not available: {_named(error)}") from error
 
 
 def _num_tokens(tokenizer: Any, prompt: str) -> int:

@@ -29,6 +29,7 @@ import torch
 
 from psftr.errors import PsftrError
 from psftr.features.clip import ClipEncoder
+from psftr.features.settings import ExtractSettings
 from psftr.features.shards import ShardedStore
 from psftr.features.video import (
     SampledFrame,
@@ -43,7 +44,6 @@ from psftr.features.video.files import VideoFile
 from psftr.features.video.files import find_videos as find_videos
 from psftr.features.video.files import select_shard as select_shard
 
-DEFAULT_STRIDE = 8  # THUMOS14; 16 for ActivityNet
 _POLL_S = 0.2  # how soon a blocked decoder thread notices that the run is over
 
 
@@ -105,19 +105,15 @@ def extract(
     *,
     encoder: ClipEncoder,
     store: ShardedStore,
-    stride: int | None = None,
     batch_size: int | None = None,
     workers: int | None = None,
-    decoder: str = "pyav",
+    decoder: str = ExtractSettings.decoder,
     progress: Callable[[Progress], None] = lambda _: None,
 ) -> ExtractReport:
     """Extract every video that `store` does not hold, at the store's stride, and `store.finish()`.
 
     A video that cannot be read is reported and the others go on; what cannot be written (OSError) ends the run.
-    Raises PsftrError if `stride` is given and not the store's.
     """
-    if stride not in (None, store.stride):
-        raise PsftrError(f"{store.out} is for stride {store.stride}, not {stride}; open another store")
     check_decoder(decoder)
     todo = [video for video in videos if video.video_id not in store]
     run = _Run(

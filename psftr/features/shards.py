@@ -8,10 +8,11 @@ and are merged at the end, again into a temporary file that is renamed; a run ki
 from __future__ import annotations
 
 import glob
+import io
 import os
 import shutil
-import uuid
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,9 @@ import numpy as np
 
 from psftr import __version__
 from psftr.errors import PsftrError
+from psftr.features.settings import ExtractSettings
 from psftr.features.store import FORMAT, SUFFIXES, VERSION, FeatureStore, FeatureWriter
+from psftr.files import replacing
 from psftr.predictions import canonical_id
 
 
@@ -30,7 +33,9 @@ class ShardedStore:
     `videos` holds their canonical ids. Raises PsftrError if what is there was made by another encoder or stride.
     """
 
-    def __init__(self, out: str | Path, *, encoder: str, dim: int, stride: int, dtype: str = "float16") -> None:
+    def __init__(
+        self, out: str | Path, *, encoder: str, dim: int, stride: int, dtype: str = ExtractSettings.dtype
+    ) -> None:
         self.out = Path(out)
         self.is_file = self.out.suffix in SUFFIXES
         self.folder = self.out.with_name(f"{self.out.name}.parts") if self.is_file else self.out
@@ -55,15 +60,18 @@ class ShardedStore:
     def add(self, video_id: str, features: np.ndarray, *, facts: Mapping[str, Any], **timeline: Any) -> None:
         """Keep a finished video: `features [T, dim]`, `timeline` as FeatureWriter.write, `facts` more attributes."""
         target = self.folder / f"{video_id}.h5"
-        temporary = _temporary(target)
+        # Made in memory: on a full disk Python raises one error, HDF5 prints pages and cannot close its file.
+        buffer = io.BytesIO()
+        with FeatureWriter(target, **self._writer_arguments, buffer=buffer) as writer:
+            writer.write(video_id, features, stride=self.stride, **timeline)
+        with h5py.File(buffer, "r+") as file:
+            file["videos"][video_id].attrs.update(facts)
         try:
-            with FeatureWriter(temporary, **self._writer_arguments) as writer:
-                writer.write(video_id, features, stride=self.stride, **timeline)
-            with h5py.File(temporary, "r+") as file:
-                file["videos"][video_id].attrs.update(facts)
-            _replace(temporary, target)
-        finally:
-            temporary.unlink(missing_ok=True)
+            with _kept_for_good(target) as temporary:
+                temporary.write_bytes(buffer.getbuffer())
+        except OSError as error:
+            error.filename = error.filename or str(target)
+            raise
         self.videos.add(canonical_id(video_id))
 
     def finish(self) -> None:
@@ -76,21 +84,22 @@ class ShardedStore:
         shutil.rmtree(self.folder)
 
     def _merge(self, parts: list[Path]) -> None:
-        temporary = _temporary(self.out)
         sources = [self.out, *parts] if self.out.exists() else parts
-        try:
-            with h5py.File(temporary, "w") as merged:
-                root = {"format": FORMAT, "version": VERSION, "encoder": self._encoder, "dim": self._dim}
-                merged.attrs.update({**root, "synthetic": False, "created_by": f"psftr {__version__}"})
-                videos = merged.create_group("videos")
-                for source in sources:
-                    with h5py.File(source, "r") as file:
-                        for name in file["videos"]:
-                            if name not in videos:  # killed between the merge and the removal of the parts
-                                file.copy(file["videos"][name], videos, name=name)
-            _replace(temporary, self.out)
-        finally:
-            temporary.unlink(missing_ok=True)
+        needed, free = sum(path.stat().st_size for path in sources), shutil.disk_usage(self.out.parent).free
+        if needed > free:
+            raise PsftrError(
+                f"{self.out} needs {needed / 1e9:.2f} GB, {self.out.parent} has {free / 1e9:.2f} GB left: make room "
+                f"and start again, nothing is extracted twice; or read {self.folder}, which is a whole store as it is"
+            )
+        with _kept_for_good(self.out) as temporary, h5py.File(temporary, "w") as merged:
+            root = {"format": FORMAT, "version": VERSION, "encoder": self._encoder, "dim": self._dim}
+            merged.attrs.update({**root, "synthetic": False, "created_by": f"psftr {__version__}"})
+            videos = merged.create_group("videos")
+            for source in sources:
+                with h5py.File(source, "r") as file:
+                    for name in file["videos"]:
+                        if name not in videos:  # killed between the merge and the removal of the parts
+                            file.copy(file["videos"][name], videos, name=name)
 
     def _check(self, path: Path) -> Iterator[str]:
         """Canonical ids of a store file that fits what is being extracted."""
@@ -117,20 +126,17 @@ class ShardedStore:
             yield from self._check(path)
 
 
-def _temporary(target: Path) -> Path:
-    """A hidden name beside `target`, which readers of a folder pass over; what killed runs left of it is removed.
+@contextmanager
+def _kept_for_good(target: Path) -> Iterator[Path]:
+    """`replacing`, so that the file survives a power loss: its content is on disk before its name.
 
-    Only of this target: another machine may be at work on other videos of the folder.
+    What killed runs left of this target is removed first; another machine may be at work on other videos of the folder.
     """
-    for leftover in target.parent.glob(f".{glob.escape(target.name)}.{'?' * 32}.tmp"):
+    for leftover in target.parent.glob(f".{glob.escape(target.name)}.{'?' * 32}.part"):
         leftover.unlink(missing_ok=True)
-    return target.with_name(f".{target.name}.{uuid.uuid4().hex}.tmp")
-
-
-def _replace(temporary: Path, target: Path) -> None:
-    """Rename a finished file into place so that it survives a power loss too: contents first, then the name."""
-    _flush(temporary)
-    os.replace(temporary, target)
+    with replacing(target) as temporary:
+        yield temporary
+        _flush(temporary)
     _flush(target.parent)
 
 

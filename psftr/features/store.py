@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import json
+import io
 import math
 import os
 from collections import OrderedDict
@@ -18,6 +18,8 @@ from numpy.typing import NDArray
 
 from psftr import __version__
 from psftr.errors import PsftrError
+from psftr.features.settings import ExtractSettings
+from psftr.files import read_json
 from psftr.predictions import canonical_id
 from psftr.segments import Timeline
 
@@ -102,6 +104,10 @@ class FeatureStore:
         strides = ",".join(map(str, sorted({e.timeline.stride for e in self._entries.values()})))
         return f"{self.encoder} dim={self.dim} stride={strides} videos={len(self._entries)} {digest.hexdigest()[:16]}"
 
+    def provenance(self) -> dict[str, Any]:
+        """The `features` entry of a predictions file."""
+        return {name: getattr(self, name) for name in ("encoder", "dim", "identity", "synthetic")}
+
     def __len__(self) -> int:
         return len(self._entries)
 
@@ -165,7 +171,8 @@ class FeatureWriter:
     """Writes one store file, video by video; a video counts only when its attributes are complete.
 
     A new file, or with `append=True` also an existing one made with the same arguments: what a crashed writer left
-    incomplete is written anew, `video_id in writer` tells what is done. Use as a context manager.
+    incomplete is written anew, `video_id in writer` tells what is done. Use as a context manager. `buffer`: write into
+    it in place of the file `path`, which then only names the store in errors.
     """
 
     def __init__(
@@ -175,15 +182,17 @@ class FeatureWriter:
         encoder: str,
         dim: int,
         created_by: str | None = None,
-        dtype: str = "float16",
+        dtype: str = ExtractSettings.dtype,
         synthetic: bool = False,
         append: bool = False,
+        buffer: io.BytesIO | None = None,
     ) -> None:
         if dtype not in DTYPES:
             raise PsftrError(f"feature dtype must be {' or '.join(DTYPES)}, got {dtype!r}")
         self.path, self.dim, self.dtype = Path(path), dim, dtype
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        exists = self.path.exists()
+        if buffer is None:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+        exists = buffer is None and self.path.exists()
         if exists and not append:
             raise PsftrError(f"{self.path} exists already; remove it, or append to it")
         if exists:
@@ -192,7 +201,7 @@ class FeatureWriter:
             asked = {"encoder": encoder, "dim": dim, "synthetic": synthetic}
             if there != asked:
                 raise PsftrError(f"{self.path} was made with {there}, not with {asked}; write to another file")
-        self._file = h5py.File(self.path, "a")
+        self._file = h5py.File(buffer or self.path, "a" if buffer is None else "w")
         if not exists:
             root = {"format": FORMAT, "version": VERSION, "encoder": encoder, "dim": dim, "synthetic": synthetic}
             self._file.attrs.update({**root, "created_by": created_by or f"psftr {__version__}"})
@@ -261,13 +270,7 @@ class ImportReport:
 
 def read_info(path: str | Path) -> dict[str, VideoInfo]:
     """Read `{id: {video_fps, frame_length, snippet_length, frame_duration}}`; ids stay as written."""
-    path = Path(path)
-    try:
-        document = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise PsftrError(f"{path}: no such info file") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise PsftrError(f"{path}: not valid JSON: {error}") from None
+    document = read_json(path, remedy="give the info JSON of the features")
     infos = {}
     for video_id, row in document.items() if isinstance(document, dict) else ():
         try:
@@ -291,7 +294,7 @@ def import_npy_folder(
     *,
     encoder: str,
     stride: int,
-    dtype: str = "float16",
+    dtype: str = ExtractSettings.dtype,
     synthetic: bool = False,
 ) -> ImportReport:
     """Import `<video id>.npy` arrays `[T, D]` with their info JSON into a new store file.

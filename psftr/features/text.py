@@ -7,11 +7,8 @@ attributes `format`, `version`, `encoder`, `prompt` and, where true, `synthetic`
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import json
-import os
-import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +20,7 @@ import torch
 from torch import Tensor
 
 from psftr.errors import PsftrError
+from psftr.files import nearest_names, replacing
 
 FORMAT = "psftr-text"
 VERSION = 1
@@ -35,7 +33,6 @@ PROMPTS = {
     "prompt2": "a video of action {}",
     "prompt3": "a video of a person doing {}",
 }
-DEFAULT_PROMPT = "prompt3"
 
 
 def resolve_prompt(prompt: str) -> str:
@@ -85,7 +82,7 @@ def _split_camel_case(word: str) -> list[str]:
     return parts
 
 
-def class_prompts(names: Sequence[str], template: str = DEFAULT_PROMPT) -> list[str]:
+def class_prompts(names: Sequence[str], template: str) -> list[str]:
     """One prompt per name, in order. `template` is a preset of Table 4 or a text with one `{}`."""
     pattern = resolve_prompt(template)
     return [pattern.replace("{}", spell_out(name)) for name in names]
@@ -128,34 +125,20 @@ class TextEmbeddings:
         rows = {name: row for row, name in enumerate(self.names)}
         absent = [name for name in names if name not in rows]
         if absent:
-            hints = [_with_nearest(name, self.names) for name in absent[:5]]
-            more = f" and {len(absent) - 5} more" if len(absent) > 5 else ""
             raise PsftrError(
-                f"no text embedding for {', '.join(hints)}{more} among the {len(self.names)} names of "
+                f"no text embedding for {nearest_names(absent, self.names)} among the {len(self.names)} names of "
                 f"{self.encoder}: embed the missing names with that encoder"
             )
         return self.embeddings[[rows[name] for name in names]]
 
     def save(self, path: str | Path) -> None:
-        """Write a `psftr-text` file; whoever reads `path` sees the old file or the whole new one."""
-        path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
-        try:
-            with h5py.File(temporary, "w") as file:
-                file["names"] = np.array(self.names, dtype=h5py.string_dtype("utf-8"))
-                file["embeddings"] = self.embeddings.numpy()
-                file.attrs.update(format=FORMAT, version=VERSION, encoder=self.encoder, prompt=self.prompt)
-                if self.synthetic:
-                    file.attrs["synthetic"] = True
-            os.replace(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
-
-
-def _with_nearest(name: str, known: Sequence[str]) -> str:
-    nearest = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-    return f"{name!r} (nearest: {nearest[0]!r})" if nearest else repr(name)
+        """Write a `psftr-text` file; whole or not at all."""
+        with replacing(path) as temporary, h5py.File(temporary, "w") as file:
+            file["names"] = np.array(self.names, dtype=h5py.string_dtype("utf-8"))
+            file["embeddings"] = self.embeddings.numpy()
+            file.attrs.update(format=FORMAT, version=VERSION, encoder=self.encoder, prompt=self.prompt)
+            if self.synthetic:
+                file.attrs["synthetic"] = True
 
 
 def load_text(path: str | Path) -> TextEmbeddings:
@@ -206,7 +189,7 @@ def embed_names(
     names: Sequence[str],
     *,
     encoder: TextEncoder,
-    template: str = DEFAULT_PROMPT,
+    template: str,
     cache_dir: Path | None = None,
 ) -> TextEmbeddings:
     """Embed a vocabulary, or take it from `cache_dir` if encoder, prompt and names were seen before.

@@ -51,8 +51,9 @@ class TrainingSetup:
 class Training:
     """What Lightning trains. The module logs val/mAP if it validates; `network` is what is saved for use and sharing.
 
-    facts: `Provenance.training`, the counts of the training itself. network_facts: what it takes to build the network
-    again, plain values. lines: what to tell the user before the first epoch.
+    facts: `Provenance.training`, the counts of the training itself. summary: further counts for run.json.
+    network_facts: what it takes to build the network again, plain values. lines: what to tell the user before the
+    first epoch.
     """
 
     module: pl.LightningModule
@@ -62,6 +63,7 @@ class Training:
     text: TextEmbeddings
     facts: Mapping[str, Any]
     network_facts: Mapping[str, Any] = field(default_factory=dict)
+    summary: Mapping[str, Any] = field(default_factory=dict)
     lines: tuple[str, ...] = ()
 
 

@@ -1,6 +1,6 @@
 """Compile the native CPU library: `python psftr/ops/build_native.py [FILE]`.
 
-For developers, and for the wheels (setup.py); nothing at run time calls it. The compiler is $CC, or cc, or gcc. Only
+For developers and for wheels (setup.py); it is never called at run time. The compiler is $CC, or cc, or gcc. Only
 the standard library is imported: building a wheel must not need PyTorch.
 """
 
@@ -29,7 +29,7 @@ def compiler() -> str | None:
 
 
 def build(target: Path = LIBRARY) -> Path:
-    """Compile the library to `target`; raises RuntimeError with the compiler's words."""
+    """Compile the library to `target`; raises RuntimeError with the compiler's message."""
     command = compiler()
     if command is None:
         raise RuntimeError("no C compiler found: install one or set CC")
@@ -39,7 +39,7 @@ def build(target: Path = LIBRARY) -> Path:
     result = subprocess.run([command, *arguments], capture_output=True, text=True)
     if result.returncode != 0:
         raise RuntimeError(f"{command} failed on {SOURCE.name}:\n{result.stderr}")
-    finished.replace(target)  # never under the feet of a process that has the old one loaded
+    finished.replace(target)  # a process that has loaded the old file keeps it
     return target
 
 

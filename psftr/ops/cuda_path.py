@@ -99,7 +99,7 @@ def architecture(index: int) -> str:
 
 
 def prepare(device: torch.device, variant: Variant) -> Launcher:
-    """Compile the kernel, or fetch it from the disk, and load it; raises CudaUnavailable with the cause."""
+    """Compile the kernel, or read it from the disk, and load it; raises CudaUnavailable with the cause."""
     found = _prepare(torch.cuda.current_device() if device.index is None else device.index, variant)
     if isinstance(found, str):
         raise CudaUnavailable(found)
@@ -155,24 +155,9 @@ def launch_forward(
     per_group = max(1, min(4, batch * heads * queries // (groups * multiprocessors * 16)))
     query_blocks = -(-queries // (groups * per_group))
     out = values.new_empty(batch, queries, heads, dim)
-    module.launch(
-        "forward",
-        batch * heads * query_blocks,
-        _THREADS,
-        0,
-        [
-            values,
-            locations,
-            weights,
-            out,
-            _levels(level_lengths),
-            length,
-            heads,
-            queries,
-            query_blocks,
-            groups * per_group,
-        ],
-    )
+    tensors, sizes = [values, locations, weights, out], [length, heads, queries, query_blocks, groups * per_group]
+    blocks = batch * heads * query_blocks
+    module.launch("forward", blocks, _THREADS, 0, [*tensors, _levels(level_lengths), *sizes])
     return out
 
 
@@ -202,52 +187,21 @@ def launch_backward(
     wanted = min(8, multiprocessors // (slabs * levels)) if level_points >= 8192 else 1
     splits = max(1, wanted, -(-bins // _MAX_BINS))
     bins_per_block = -(-bins // splits)
+    tensors = [locations, weights, bin_start, order, records, grad_locations, grad_weights]
     module.launch(
         "sort_points",
         slabs * levels * splits,
         1024 if level_points > 4096 else 256,
         4 * (_WARP_SUMS + bins_per_block + 1),
-        [
-            locations,
-            weights,
-            bin_start,
-            order,
-            records,
-            grad_locations,
-            grad_weights,
-            lengths,
-            length,
-            heads,
-            queries,
-            splits,
-            bins_per_block,
-        ],
+        [*tensors, lengths, length, heads, queries, splits, bins_per_block],
     )
     groups = _THREADS // variant_of(values, locations).lanes
     # every walk meets the points below its first row once more: long walks, as far as they keep the device busy
     per_group = max(1, min(8, slabs * length // (groups * multiprocessors * 6)))
     row_blocks = sum(-(-level // (groups * per_group)) for level in level_lengths)
-    module.launch(
-        "walk_rows",
-        slabs * row_blocks,
-        _THREADS,
-        0,
-        [
-            grad_out,
-            values,
-            bin_start,
-            records,
-            grad_values,
-            grad_locations,
-            grad_weights,
-            lengths,
-            length,
-            heads,
-            queries,
-            row_blocks,
-            per_group,
-        ],
-    )
+    tensors = [grad_out, values, bin_start, records, grad_values, grad_locations, grad_weights]
+    sizes = [length, heads, queries, row_blocks, per_group]
+    module.launch("walk_rows", slabs * row_blocks, _THREADS, 0, [*tensors, lengths, *sizes])
     return grad_values, grad_locations, grad_weights
 
 

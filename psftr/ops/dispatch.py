@@ -1,8 +1,8 @@
-"""Which path runs: chosen once per kind of device, said once in the log, and open to be forced.
+"""Which path runs: it is chosen once per kind of device and logged once.
 
-PSFTR_OPS=auto|reference|torch|native|cuda in the environment, or `forced_path` in code. `auto` takes the fastest path
-this machine has; a forced path that cannot run is an error, never a silent substitute. Results agree to float32
-rounding, so checkpoints do not depend on the path.
+PSFTR_OPS=auto|reference|torch|native|cuda in the environment, or `forced_path` in code, chooses it. `auto` takes the
+fastest path of this machine. A path that was asked for and cannot run is an error; no other one replaces it. All paths
+agree to float32 rounding, so checkpoints do not depend on the path.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ def forced_path(name: str) -> Iterator[None]:
         _forced = before
 
 
-def selected_path(device: torch.device | str = "cpu") -> SelectedPath:
+def selected_path(device: torch.device | str) -> SelectedPath:
     """The path for tensors on this device, as a name and a reason; `str()` of it is one line for a log."""
     return _select(torch.device(device).type, _index(torch.device(device)), forced())
 

@@ -1,9 +1,8 @@
-"""The native CPU path: csrc/temporal_deform_attn.c, compiled ahead of time by whoever builds the wheel.
+"""The native CPU path: csrc/temporal_deform_attn.c, compiled when a wheel is built.
 
-The library knows neither Python nor PyTorch: it takes pointers through ctypes, which releases the interpreter lock,
-and shares its work out among the threads of the OpenMP library that PyTorch itself runs on. Wheels for common
-platforms carry it; where it is absent the PyTorch path runs and nothing is missing. No user ever compiles; see
-build_native.py for who does.
+The library depends on neither Python nor PyTorch: it takes pointers through ctypes, which releases the interpreter
+lock, and uses the threads of the OpenMP library that PyTorch itself runs on. Wheels for common platforms contain it;
+where it is missing, the PyTorch path runs. Users never compile; build_native.py is for those who make wheels.
 """
 
 from __future__ import annotations
@@ -32,7 +31,7 @@ def load() -> ctypes.CDLL:
     """Load the library; raises NativeUnavailable with the reason."""
     path = LIBRARY
     if not path.is_file():
-        raise NativeUnavailable("this installation carries no native library")
+        raise NativeUnavailable("this installation has no native library")
     try:
         library = ctypes.CDLL(str(path))
         library.psftr_source_hash.restype = ctypes.c_char_p

@@ -60,13 +60,13 @@ def _write(file: Path, cubin: bytes) -> None:
         file.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile(dir=file.parent, delete=False) as unfinished:
             unfinished.write(hashlib.sha256(cubin).digest() + cubin)
-        os.replace(unfinished.name, file)  # whole or not at all, whoever else is writing
+        os.replace(unfinished.name, file)  # whole or not at all, even if others write it too
     except OSError as error:
         log.debug("compiled kernel not kept in %s: %s", file.parent, error)
 
 
 def compile_cubin(source: str, *, architecture: str, macros: Mapping[str, int]) -> bytes:
-    """Compile to machine code for one architecture; raises NvrtcError with the compiler's words."""
+    """Compile to machine code for one architecture; raises NvrtcError with the compiler's message."""
     library = _library()
     program = ctypes.c_void_p()
     _check(library.nvrtcCreateProgram(ctypes.byref(program), source.encode(), b"kernel.cu", 0, None, None))
@@ -132,7 +132,7 @@ def _library() -> ctypes.CDLL:
 
 
 def _candidates() -> list[str]:
-    """Where libnvrtc may be: beside PyTorch in the packages it depends on, or wherever the loader finds it."""
+    """Where libnvrtc may be: beside PyTorch in the packages it depends on, or where the loader finds it."""
     packages = Path(torch.__file__).parents[1] / "nvidia"
     beside = sorted(packages.glob("*/lib/libnvrtc.so.*")) + sorted(packages.glob("*/bin/nvrtc64_*.dll"))
     named = [f"libnvrtc.so.{major}" for major in (torch.version.cuda or "").split(".")[:1] if major]

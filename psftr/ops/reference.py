@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
+from einops import rearrange
 from torch import Tensor
 
 
@@ -20,23 +21,16 @@ def temporal_deform_attn_reference(
     """
     check_inputs(values, locations, weights, level_lengths)
     batch, _, heads, dim = values.shape
-    queries, levels = locations.shape[1], locations.shape[3]
     dtype = torch.promote_types(values.dtype, torch.float32)
-    sampled = [values.new_zeros(batch, queries, heads, dim, dtype=dtype)]
-    for level, rows in zip(range(levels), values.split(list(level_lengths), dim=1), strict=True):
-        length = rows.shape[1]
-        if length == 0:
-            continue
-        rows = rows.to(dtype).transpose(1, 2)  # [B,H,T_l,D]
-        position = row_position(locations[:, :, :, level], length).transpose(1, 2)  # [B,H,Q,P]
-        below = position.detach().floor()
-        fraction = (position - below).to(dtype).unsqueeze(-1)
-        left = _read_rows(rows, below)
-        right = _read_rows(rows, below + 1)
-        weight = weights[:, :, :, level].to(dtype).transpose(1, 2).unsqueeze(-1)
-        points_sum = (weight * (left * (1 - fraction) + right * fraction)).sum(dim=3)  # [B,H,Q,D]
-        sampled.append(points_sum.transpose(1, 2))
-    return torch.stack(sampled).sum(0).to(values.dtype)
+    total = values.new_zeros(batch, locations.shape[1], heads, dim, dtype=dtype)
+    for level, rows in enumerate(values.split(list(level_lengths), dim=1)):
+        if rows.shape[1] > 0:
+            below, fraction, weight = _points(locations, weights, level, rows.shape[1], dtype)
+            rows = rearrange(rows.to(dtype), "b t h d -> b h t d")
+            left, right = _read_rows(rows, below), _read_rows(rows, below + 1)  # [B,H,Q,P,D]
+            sampled = torch.lerp(left, right, fraction.unsqueeze(-1))
+            total = total + rearrange((weight.unsqueeze(-1) * sampled).sum(dim=3), "b h q d -> b q h d")
+    return total.to(values.dtype)
 
 
 def forward(values: Tensor, locations: Tensor, weights: Tensor, level_lengths: Sequence[int]) -> Tensor:
@@ -46,14 +40,39 @@ def forward(values: Tensor, locations: Tensor, weights: Tensor, level_lengths: S
 def backward(
     grad_out: Tensor, values: Tensor, locations: Tensor, weights: Tensor, level_lengths: Sequence[int]
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients of values, locations and weights by automatic differentiation of the slow twin."""
-    values, locations, weights = (t.detach().requires_grad_() for t in (values, locations, weights))
-    with torch.enable_grad():
-        out = temporal_deform_attn_reference(values, locations, weights, level_lengths)
-        if not out.requires_grad:  # no level has a row
-            return torch.zeros_like(values), torch.zeros_like(locations), torch.zeros_like(weights)
-        grads = torch.autograd.grad(out, (values, locations, weights), grad_out)
-    return grads[0], grads[1], grads[2]
+    """Gradients of values, locations and weights, written out.
+
+    Automatic differentiation of the function above would give zeros here: PyTorch records nothing inside an operator.
+    """
+    dtype = torch.promote_types(values.dtype, torch.float32)
+    grads = tuple(torch.zeros_like(tensor, dtype=dtype) for tensor in (values, locations, weights))
+    grad_rows = grads[0].split(list(level_lengths), dim=1)
+    grad = rearrange(grad_out.to(dtype), "b q h d -> b h q 1 d")
+    for level, rows in enumerate(values.split(list(level_lengths), dim=1)):
+        length = rows.shape[1]
+        if length == 0:
+            continue
+        below, fraction, weight = _points(locations, weights, level, length, dtype)
+        rows = rearrange(rows.to(dtype), "b t h d -> b h t d")
+        left, right = ((_read_rows(rows, row) * grad).sum(-1) for row in (below, below + 1))  # [B,H,Q,P]
+        grads[1][:, :, :, level] = rearrange((right - left) * weight * length, "b h q p -> b q h p")
+        grads[2][:, :, :, level] = rearrange(torch.lerp(left, right, fraction), "b h q p -> b q h p")
+        summed = torch.zeros_like(rows)
+        for row, share in ((below, 1 - fraction), (below + 1, fraction)):
+            shares = (weight * share).masked_fill((row < 0) | (row >= length), 0).unsqueeze(-1) * grad
+            index = row.long().clamp(0, length - 1).unsqueeze(-1).expand_as(shares)
+            summed.scatter_add_(2, index.flatten(2, 3), shares.flatten(2, 3))
+        grad_rows[level].copy_(rearrange(summed, "b h t d -> b t h d"))
+    return grads[0].to(values.dtype), grads[1].to(locations.dtype), grads[2].to(weights.dtype)
+
+
+def _points(
+    locations: Tensor, weights: Tensor, level: int, length: int, dtype: torch.dtype
+) -> tuple[Tensor, Tensor, Tensor]:
+    """(row below, fraction of the way to the row above, weight) of every point on one level, each [B,H,Q,P]."""
+    position = row_position(rearrange(locations[:, :, :, level], "b q h p -> b h q p"), length)
+    below = position.detach().floor()
+    return below, (position - below).to(dtype), rearrange(weights[:, :, :, level].to(dtype), "b q h p -> b h q p")
 
 
 def row_position(locations: Tensor, length: int | Tensor) -> Tensor:
@@ -69,7 +88,7 @@ def _read_rows(rows: Tensor, index: Tensor) -> Tensor:
     """rows [B,H,T_l,D], whole-numbered index [B,H,Q,P] -> [B,H,Q,P,D]; zero outside [0,T_l)."""
     length, dim = rows.shape[2:]
     outside = (index < 0) | (index >= length)
-    # clamp after the conversion: whatever integer NaN becomes, it must not leave the tensor
+    # clamp after the conversion: NaN may become any integer, which must not point outside the tensor
     row = index.long().clamp(0, length - 1).flatten(2).unsqueeze(-1).expand(-1, -1, -1, dim)
     read = rows.gather(2, row).view(*index.shape, dim)
     return read.masked_fill(outside.unsqueeze(-1), 0)

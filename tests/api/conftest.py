@@ -3,14 +3,8 @@
 from pathlib import Path
 
 import pytest
-import torch
 from clips import numbered_clip
-
-from psftr.checkpoints import save_pretrained, training_facts
-from psftr.features.clip import ClipEncoder
-from psftr.methods.psftr.build import NetworkConfig, build_network
-
-TINY_CLIP = str(Path(__file__).resolve().parents[1] / "tiny_clip.json")
+from tiny_model import TINY_CLIP, save_tiny, tiny_identity
 
 
 @pytest.fixture(scope="session")
@@ -18,22 +12,11 @@ def tiny_clip() -> dict[str, str]:
     return {"model": TINY_CLIP, "pretrained": "random"}
 
 
-def save_tiny(folder: Path, encoder: str, *, feature_dim: int = 16, synthetic: bool = False, **facts) -> Path:
-    torch.manual_seed(0)
-    plain = NetworkConfig(feature_dim=feature_dim, text_dim=feature_dim).to_dict()
-    config = NetworkConfig.from_dict(
-        {**plain, "dim": 16, "heads": 2, "encoder_layers": 1, "decoder_layers": 1, "queries": 6}
-    )
-    recorded = {"network": config.to_dict(), **facts}
-    told = training_facts(recorded, seen_classes=["run"], encoder=encoder, synthetic=synthetic)
-    return save_pretrained(folder, build_network(config), told)
-
-
 @pytest.fixture(scope="session")
-def model_folder(tmp_path_factory, tiny_clip) -> Path:
+def model_folder(tmp_path_factory) -> Path:
     """An untrained network for features of the tiny CLIP at stride 4."""
-    encoder = ClipEncoder(tiny_clip["model"], "random").identity
-    config = {"window": {"mode": "slide", "size": 16}, "decode": {"soft_nms_sigma": 2.0}}
+    encoder = tiny_identity()
+    config = {"window": {"mode": "slide", "size": 16}, "postprocess": {"soft_nms_sigma": 2.0}}
     features = {"identity": f"{encoder} dim=16 stride=4 videos=3 0123"}
     return save_tiny(tmp_path_factory.mktemp("model"), encoder, config=config, features=features)
 

@@ -8,12 +8,14 @@ import huggingface_hub
 import numpy as np
 import pytest
 import torch
+from extraction import clip
+from tiny_model import save_tiny
 
 import psftr
-from psftr.api.checkpoints import decoder, locate, trained_stride, window_policy
 from psftr.api.curves import score_curves
+from psftr.api.model import trained_stride
+from psftr.checkpoints import load_saved, locate
 from psftr.errors import PsftrError
-from psftr.features.clip import ClipEncoder
 from psftr.features.encoders import open_encoder
 from psftr.features.store import VideoFeatures
 from psftr.features.text import embed_names
@@ -55,7 +57,7 @@ def test_predict_a_clip(result):
     scores = [d.score for d in result]
     assert scores == sorted(scores, reverse=True)
     assert result.durations_s == {"clip_a": pytest.approx(2.4)}
-    assert repr(result) == f"<{len(result)} detections of 2 labels in 1 videos>"
+    assert repr(result) == f"<[UNTRAINED ENCODER] {len(result)} detections of 2 labels in 1 videos>"
 
 
 def test_provenance_says_what_was_done(result, model_folder):
@@ -136,12 +138,12 @@ def test_one_bad_video_among_many(model, videos, tmp_path):
 def test_baseline_needs_no_checkpoint(videos, tiny_clip):
     found = psftr.baseline(**tiny_clip, device="cpu").predict(videos / "clip_a.mp4", labels=LABELS)
     made = found.predictions.provenance
-    assert (made.method, made.checkpoint_rule) == ("clip-baseline", "none (training-free)")
+    assert (made.method, made.checkpoint_rule) == ("clip_baseline", "none (training-free)")
     assert "stride=8" in made.features["identity"]
 
 
 def test_class_texts_made_elsewhere(model, videos, tiny_clip, tmp_path):
-    text = embed_names(LABELS, encoder=ClipEncoder(**tiny_clip))
+    text = embed_names(LABELS, encoder=clip(**tiny_clip), template="prompt3")
     text.save(tmp_path / "text.h5")
     with_file = model.predict(videos / "clip_a.mp4", labels=LABELS, text=tmp_path / "text.h5")
     assert [d.score for d in with_file] == pytest.approx(
@@ -185,14 +187,14 @@ def test_encoder_that_is_not_the_checkpoints_is_refused(model_folder, videos):
 @pytest.mark.parametrize(
     ("identity", "told"),
     [
-        ("synthetic:words-v1", "none that psftr can run"),
+        ("synthetic:words-v1", "psftr cannot run encoder"),
         ("open_clip:ViT-B-32:sha256-0123", "give it with --pretrained FILE"),
         ("open_clip:tiny@01234567:random-seed0", "give its JSON file with --model FILE"),
     ],
 )
 def test_encoders_that_cannot_be_opened(identity, told):
     with pytest.raises(PsftrError, match=told):
-        open_encoder(identity)
+        open_encoder(identity, device="cpu")
 
 
 def test_where_a_model_may_be(model_folder, tmp_path):
@@ -208,16 +210,14 @@ def test_where_a_model_may_be(model_folder, tmp_path):
 
 
 def test_run_that_is_not_finished_gives_its_last_checkpoint(model_folder, tmp_path):
-    from psftr.checkpoints import load_pretrained
-
-    network, facts = load_pretrained(model_folder)
-    state = {f"network.{name}": value for name, value in network.state_dict().items()}
+    saved = load_saved(model_folder)
+    state = {f"network.{name}": value for name, value in saved.weights.items()}
     (tmp_path / "checkpoints").mkdir()
-    torch.save({"psftr": facts, "state_dict": state}, tmp_path / "checkpoints" / "last.ckpt")
+    torch.save({"psftr": saved.facts, "state_dict": state}, tmp_path / "checkpoints" / "last.ckpt")
     loaded = psftr.load(tmp_path)
     assert loaded.origin.endswith("last.ckpt")
-    for name, value in network.state_dict().items():
-        assert torch.equal(loaded.network.state_dict()[name], value)
+    assert loaded.saved.weights.keys() == saved.weights.keys()
+    assert all(torch.equal(loaded.saved.weights[name], value) for name, value in saved.weights.items())
 
 
 @pytest.mark.parametrize(
@@ -249,23 +249,28 @@ def test_hub_that_cannot_be_reached_names_the_files(monkeypatch):
         PsftrError, match=r"no such folder here, and .*no route.*model.safetensors and config.json into a"
     ):
         psftr.load("user/repo")
-    with pytest.raises(PsftrError, match="is no repository"):
+    with pytest.raises(PsftrError, match="is not a repository"):
         psftr.load("hf://user")
 
 
-def test_settings_of_the_checkpoint_are_used():
-    facts = {
-        "config": {
-            "window": {"mode": "rescale", "size": 64},
-            "decode": {"merge": "nms", "nms_threshold": 0.4, "roi_weight": 0.5, "max_per_video": 7},
-        },
-        "features": {"identity": "open_clip:ViT-B-16:openai dim=512 stride=16 videos=9 ab"},
+def test_settings_of_the_checkpoint_are_used(tmp_path):
+    config = {
+        "window": {"mode": "rescale", "size": 64},
+        "postprocess": {"merge": "nms", "nms_threshold": 0.4, "roi_weight": 0.5, "max_per_video": 7},
+        "data": {"batch_size": 3},
     }
-    assert (window_policy(facts).mode, window_policy(facts).size) == ("rescale", 64)
-    assert decoder(facts).roi_weight == 0.5
-    assert decoder(facts).merge_rule.keywords == {"threshold": 0.4, "max_kept": 7}
-    assert trained_stride(facts, 8) == 16
-    assert trained_stride({"features": {"identity": "x stride=8,16 y"}}, 4) == 4
+    features = {"identity": "open_clip:ViT-B-16:openai dim=512 stride=16 videos=9 ab"}
+    model = psftr.load(save_tiny(tmp_path, "open_clip:ViT-B-16:openai", config=config, features=features))
+    assert (model.own.window.mode, model.own.window.size, model.windows_per_batch) == ("rescale", 64, 3)
+    assert (model.own.postprocess.roi_weight, model.own.postprocess.merge) == (0.5, "nms")
+    assert trained_stride(model.facts) == 16
+    assert trained_stride({"features": {"identity": "x stride=8,16 y"}}) == 8
+
+
+def test_unknown_settings_are_refused_with_the_nearest(tmp_path):
+    save_tiny(tmp_path, "open_clip:ViT-B-16:openai", config={"postprocess": {"roi_wieght": 0.5}})
+    with pytest.raises(PsftrError, match=r"no setting 'postprocess.roi_wieght', did you mean 'roi_weight'"):
+        psftr.load(tmp_path)
 
 
 def test_curves_of_two_labels_and_of_one():

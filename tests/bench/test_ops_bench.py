@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from psftr.bench import ops, timing, train_step
-from psftr.bench.baselines import grid_sample_attn
+from psftr.bench.baselines import attend_to_nothing, grid_sample_attn
 from psftr.bench.ops import Case, measure_errors
 from psftr.bench.timing import Times, take_turns
 from psftr.cli import main
@@ -110,8 +110,8 @@ def test_the_verb_prints_a_table_and_writes_json(tmp_path, capsys, monkeypatch) 
 
 
 def test_the_training_step_runs_both_ways(capsys, monkeypatch) -> None:
-    small = train_step.NetworkConfig(dim=16, heads=2, encoder_layers=1, decoder_layers=1, queries=3, ffn_expansion=1)
-    monkeypatch.setattr(train_step, "NetworkConfig", lambda: small)
+    small = train_step.ModelSettings(dim=16, heads=2, encoder_layers=1, decoder_layers=1, queries=3, ffn_expansion=1)
+    monkeypatch.setattr(train_step, "ModelSettings", lambda: small)
     assert main(["bench", "train-step", "--rounds", "1"]) == 0
     printed = capsys.readouterr().out
     assert "times faster (median of 1 rounds in turns)" in printed
@@ -121,7 +121,7 @@ def test_the_training_step_runs_both_ways(capsys, monkeypatch) -> None:
 def test_attending_to_nothing_reaches_every_input() -> None:
     """Otherwise the layers before it would be spared their gradients, and the bound would be too high."""
     inputs = ops.make_inputs(SMALL, device=CPU, dtype=torch.float32, seed=0)
-    out = train_step.attend_to_nothing(*inputs.leaves, [SMALL.length])
+    out = attend_to_nothing(*inputs.leaves, [SMALL.length])
     assert out.shape == inputs.grad_out.shape
     assert all(grad.any() for grad in torch.autograd.grad(out, inputs.leaves, inputs.grad_out))
 
@@ -130,7 +130,7 @@ def test_attending_to_nothing_reaches_every_input() -> None:
     ("arguments", "text"),
     [
         (["ops", "--rounds", "0"], "--rounds must be at least 1, got 0"),
-        (["ops", "--device", "cuda:7"], "--device cuda:7, but PyTorch finds no CUDA device"),
+        (["ops", "--device", "cuda:7"], "device 'cuda:7': this machine has no such usable CUDA device; use cpu"),
     ],
 )
 def test_bad_flags_are_one_line(arguments, text, capsys, monkeypatch) -> None:

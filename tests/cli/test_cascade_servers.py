@@ -36,7 +36,7 @@ RIGHT_WORDS = {
 
 def clip(path, *, count=48, fps=10):
     """Dark, bright in the middle third, dark."""
-    from psftr.bench.extract import write_clip
+    from clips import write_clip
 
     rng = np.random.default_rng(0)
     levels = [210 if count // 3 <= k < 2 * count // 3 else 20 for k in range(count)]

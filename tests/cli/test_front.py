@@ -7,8 +7,8 @@ import sys
 import pytest
 from front_door import psftr
 
-from psftr.cli import VERBS, let_threads_wait_briefly, main
-from psftr.cli.hydra_app import check_overrides, planned_jobs
+from psftr.cli import VERBS, let_threads_wait_briefly, main, train
+from psftr.cli.hydra_app import check_overrides, planned_jobs, register_settings
 from psftr.errors import PsftrError
 
 
@@ -59,8 +59,9 @@ def test_mistyped_verb_is_one_line_with_the_nearest(capsys):
     ],
 )
 def test_mistyped_override_names_the_nearest_right_key(override, message):
+    register_settings(train)
     with pytest.raises(PsftrError) as caught:
-        check_overrides("train", [override])
+        check_overrides(train, [override])
     assert str(caught.value).startswith(message)
 
 
@@ -106,6 +107,7 @@ def test_planned_jobs_are_the_product_of_the_sweep():
 def test_every_experiment_composes(tmp_path):
     from psftr.cli.hydra_app import config_groups
 
+    register_settings(train)
     experiments = config_groups()["experiment"]
     for wanted in (
         "table1_thumos14",
@@ -120,6 +122,6 @@ def test_every_experiment_composes(tmp_path):
     ):
         assert wanted in experiments
     for name in experiments:
-        check_overrides("train", [f"experiment={name}"])
+        check_overrides(train, [f"experiment={name}"])
         # what a job of it resolves to, label included
         psftr("train", f"experiment={name}", "hydra.mode=RUN", "--cfg", "job", "--resolve", cwd=tmp_path)

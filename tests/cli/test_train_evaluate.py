@@ -18,6 +18,11 @@ def facts(run: Path) -> dict:
     return json.loads((run / "run.json").read_text())
 
 
+def logged(run: Path) -> set[str]:
+    with (run / "logs" / "version_0" / "metrics.csv").open() as file:
+        return set(csv.DictReader(file).fieldnames)
+
+
 def test_run_folder_says_what_made_it(sweep):
     run = facts(sweep / "0")
     assert run["status"] == "finished"
@@ -25,12 +30,14 @@ def test_run_folder_says_what_made_it(sweep):
     assert not set(run["train_classes"]) & set(run["split"]["unseen"])
     assert run["checkpoint_rule"] == "last"
     saved = torch.load(sweep / "0" / "checkpoints" / "last.ckpt", weights_only=True)
-    assert saved["psftr"]["seen_classes"] == run["split"]["seen"]
+    assert saved["psftr"]["train_classes"] == run["split"]["seen"]
     assert not [name for name in saved["state_dict"] if name.endswith(("train_text", "val_text"))]
     assert (sweep / "0" / "model.safetensors").is_file()
-    with (sweep / "0" / "logs" / "version_0" / "metrics.csv").open() as file:
-        columns = set(csv.DictReader(file).fieldnames)
-    assert {"train/class", "train/l1", "train/iou", "train/actionness", "train/saliency", "val/mAP"} <= columns
+    columns = logged(sweep / "0")
+    assert {"train/class", "train/l1", "train/iou", "train/actionness", "train/saliency"} <= columns
+    assert "val/mAP" not in columns  # rule=last chooses nothing, so no training video is kept out
+    assert run["val_score"] is None
+    assert run["training"]["validation"] == "none: all training videos are used"
 
 
 def test_ten_split_evaluation_prints_splits_classes_baseline_and_facts(sweep, workplace):
@@ -142,12 +149,13 @@ def test_evaluate_wants_exactly_one_thing(tmp_path):
 
 def test_loggers_precision_ema_and_best_rule(workplace):
     run = psftr(
-        "train", *TINY, "logger=tensorboard", "optimizer.ema_decay=0.9", "checkpoint.rule=best-seen-val",
+        "train", *TINY, "logger=tensorboard", "trainer.ema_decay=0.9", "checkpoint.rule=best-seen-val",
         "trainer.precision=bf16-mixed", "trainer.accumulate=2", "hydra.run.dir=options", cwd=workplace,
     )  # fmt: skip
     assert "validation mAP" in run.stdout
     assert list((workplace / "options" / "tensorboard").rglob("events.*"))
     assert facts(workplace / "options")["checkpoint_rule"] == "best-seen-val"
+    assert "val/mAP" in logged(workplace / "options")
 
 
 def test_wandb_stays_offline_unless_asked(workplace, monkeypatch):

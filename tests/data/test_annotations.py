@@ -130,10 +130,10 @@ def test_a_csv_takes_the_place_of_json(tmp_path):
     assert read.videos["a"].actions == (Action(1.0, 2.5, "Jump"), Action(3.0, 4.0, "Swim"))
     assert not read.troubles
     path.write_text("video-id,t-start,t-end,label\na,1,x,Jump\n")
-    with pytest.raises(PsftrError, match="line 2: t-start and t-end must be numbers"):
+    with pytest.raises(PsftrError, match="row 2: t-end is 'x', not a number"):
         read_annotations(path)
     path.write_text("video,t-start,label\n")
-    with pytest.raises(PsftrError, match="lacks video-id, t-end"):
+    with pytest.raises(PsftrError, match="names video, t-start, label but not video-id, t-end"):
         read_annotations(path)
 
 

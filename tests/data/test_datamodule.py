@@ -1,26 +1,30 @@
 """Rows last half a second (stride 8 at 16 fps); feature row i of every video holds the number i."""
 
 from dataclasses import FrozenInstanceError, fields, replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import pytorch_lightning as pl
 import torch
 from torch.utils.data import RandomSampler
+from windowing import policy
 
 from psftr.data.annotations import Action, Annotations, Video, read_annotations
-from psftr.data.batches import Batch
-from psftr.data.datamodule import ZstalDataModule
-from psftr.data.datasets import dataset_spec
+from psftr.data.batches import Batch, inference_batches
+from psftr.data.datamodule import ZstalDataModule, val_share
+from psftr.data.datasets import Dataset, DatasetSpec, PeerRules, dataset_spec
 from psftr.data.splits import ClassSplit, read_published_split
-from psftr.data.windows import WindowPolicy
 from psftr.errors import PsftrError
 from psftr.features.store import FeatureStore, FeatureWriter, read_info
 from psftr.predictions import canonical_id
+from psftr.settings import DataSettings
 
 SPLIT = ClassSplit(("run", "jump", "swim"), ("dive",), "random", 75, 0)
-PEER_EXCLUDED_THUMOS14 = dataset_spec("thumos14").peer.excluded_videos
-POLICY = WindowPolicy(size=8, train_overlap=0.5, test_overlap=0.25)
+SPEC = DatasetSpec(
+    name="world", title="World", train_subset="train", test_subset="test", tious=(0.5,), printed_tious=(0.5,),
+)  # fmt: skip
+POLICY = policy(size=8, train_overlap=0.5, test_overlap=0.25)
 
 
 def action(start_s, end_s, label):
@@ -56,18 +60,18 @@ def made_store(path, annotations):
     return FeatureStore(path)
 
 
-def datamodule(store, annotations=None, **changes):
-    arguments = {
-        "annotations": annotations or world(),
-        "store": store,
-        "split": SPLIT,
-        "policy": POLICY,
-        "train_subset": "train",
-        "test_subset": "test",
-        "batch_size": 4,
-        "val_fraction": 0.25,
-    }
-    return ZstalDataModule(**{**arguments, **changes})
+def datamodule(store, annotations=None, *, split=SPLIT, spec=SPEC, policy=POLICY, val_fraction=0.25, **changes):
+    """`changes`: subsets and other facts of the data set, fields of DataSettings, or arguments of the data module."""
+    own = {"seed": 0, "protocol": "clean", "exclude": ()}
+    module = {name: changes.pop(name, default) for name, default in own.items()}
+    facts = {field.name for field in fields(DatasetSpec)}
+    spec = replace(spec, **{name: changes.pop(name) for name in list(changes) if name in facts})
+    annotations = annotations or world()
+    dataset = Dataset(spec=spec, root=Path(), annotations=annotations, store=store, split=split)
+    data = DataSettings(**{"batch_size": 4, **changes})
+    made = ZstalDataModule(dataset=dataset, policy=policy, data=data, val_fraction=val_fraction, **module)
+    made.setup()
+    return made
 
 
 def videos_of(loader):
@@ -79,7 +83,7 @@ def assert_same(ours, theirs):
     assert len(ours) == len(theirs) > 0
     for a, b in zip(ours, theirs):
         assert a.windows == b.windows
-        for name in ("features", "is_padding", "is_action"):
+        for name in ("features", "is_padding", "is_action", "is_ignored"):
             assert torch.equal(getattr(a, name), getattr(b, name))
         for s, t in zip(a.targets, b.targets, strict=True):
             assert torch.equal(s.labels, t.labels)
@@ -101,7 +105,9 @@ def test_a_batch_says_what_is_where(store):
     with pytest.raises(FrozenInstanceError):
         batch.features = None
     moved = batch.to("cpu")
-    assert [f.name for f in fields(Batch)] == ["features", "is_padding", "is_action", "targets", "windows"]
+    assert [f.name for f in fields(Batch)] == [
+        "features", "is_padding", "is_action", "is_ignored", "targets", "windows",
+    ]  # fmt: skip
     assert_same([batch], [moved])
 
 
@@ -114,6 +120,23 @@ def test_a_fragment_too_small_to_be_a_target_still_marks_its_rows(store):
     batch, i = first
     assert len(batch.targets[i].labels) == 1  # the second action has .9 of its 4.8 s in here
     assert batch.is_action[i].tolist() == [0, 0, 1, 1, 1, 1, 1, 1]
+
+
+def test_rows_of_an_ignored_instance_are_neither_action_nor_background(store):
+    unclear = {"run0": (action(2.5, 4, "Ambiguous"),), "test0": (action(0, 9, "Ambiguous"),)}
+    annotations = replace(world(), ignored=unclear)
+    data = datamodule(store, annotations, val_fraction=0)
+    marks = {
+        (w.video_id, w.offset): (b.is_action[i].tolist(), b.is_ignored[i].tolist())
+        for b in data.train_dataloader()
+        for i, w in enumerate(b.windows)
+    }
+    # run from 1 to 3 s: rows 2 to 5; unclear from 2.5 to 4 s: rows 5 to 7, of which row 5 is run
+    assert marks["run0", 0.0] == ([0, 0, 1, 1, 1, 1, 0, 0], [False] * 6 + [True] * 2)
+    assert not any(any(ignored) for (video_id, _), (_, ignored) in marks.items() if video_id != "run0")
+    assert not any(b.is_ignored.any() for b in data.predict_dataloader())
+    peer = datamodule(store, annotations, protocol="peer")  # the peers train with such rows as background
+    assert not any(b.is_ignored.any() for b in peer.train_dataloader())
 
 
 def test_fit_is_the_same_whatever_the_unseen_annotations_say(store):
@@ -152,6 +175,66 @@ def test_validation_videos_are_seen_class_videos_kept_out_of_training(store):
     assert videos_of(datamodule(store).val_dataloader()) == val
     assert any(videos_of(datamodule(store, seed=s).val_dataloader()) != val for s in (1, 2, 3))
     assert datamodule(store, val_fraction=0).val_dataloader() == []
+
+
+def test_without_a_share_every_training_video_is_trained_on(store):
+    unsaid, said = DataSettings(), DataSettings(val_fraction=0.2)
+    assert (val_share(unsaid, chooses_checkpoint=False), val_share(unsaid, chooses_checkpoint=True)) == (0.0, 0.1)
+    assert (val_share(said, chooses_checkpoint=False), val_share(said, chooses_checkpoint=True)) == (0.2, 0.2)
+    with pytest.raises(PsftrError, match=r"val_fraction=0 leaves no video .* checkpoint.rule=last"):
+        val_share(DataSettings(val_fraction=0.0), chooses_checkpoint=True)
+    data = datamodule(store, val_fraction=0.0)
+    assert len(videos_of(data.train_dataloader())) == 13
+    assert data.val_dataloader() == []
+    assert data.training_facts()["validation"] == "none: all training videos are used"
+
+
+def test_the_summary_says_what_was_trained_on(store):
+    told = datamodule(store, val_fraction=0.0).training_facts()
+    # four videos of two actions for each of three classes, and the run of `mixed`
+    assert (told["videos"], told["classes"], told["actions"]) == (13, 3, 25)
+    assert (told["names"], told["held_out_classes"]) == (["run", "jump", "swim"], [])
+    held = datamodule(store, held_out_classes=1)
+    told = held.training_facts()
+    assert (told["classes"], told["held_out_classes"]) == (2, list(held.val_classes))
+    assert set(told["names"]) == set(held.train_classes)
+    assert told["validation"].endswith("training videos of 1 held-out seen classes")
+
+
+def test_the_seed_of_training_does_not_choose_the_held_out_classes(store):
+    def held(**how):
+        return datamodule(store, held_out_classes=1, **how).val_classes
+
+    assert {held(seed=seed) for seed in range(6)} == {held()}
+    assert len({held(held_out_seed=seed) for seed in range(6)}) > 1
+
+
+def test_windows_are_cut_by_setup_for_the_stage_asked_for(store):
+    dataset = Dataset(spec=SPEC, root=Path(), annotations=world(), store=store, split=SPLIT)
+    data = ZstalDataModule(
+        dataset=dataset, policy=POLICY, data=DataSettings(), val_fraction=0.0, seed=0, protocol="clean", exclude=()
+    )
+    with pytest.raises(PsftrError, match=r"no train windows yet: call setup\(\)"):
+        data.train_dataloader()
+    data.setup("fit")
+    assert len(videos_of(data.train_dataloader())) == 13
+    with pytest.raises(PsftrError, match="no test windows yet"):
+        data.predict_dataloader()
+    data.setup("predict")
+    assert videos_of(data.predict_dataloader()) == {"test0"}
+
+
+def test_prediction_without_the_data_module_makes_the_same_batches(store):
+    data = datamodule(store)
+    videos = [store.read(video_id) for video_id in data.test_annotations.videos]
+    batches = list(inference_batches(videos, policy=POLICY, batch_size=4))
+    assert_same([batch for batch, _ in batches], data.predict_dataloader())
+    two = [store.read(name) for name in ("run0", "run1")]  # 16 rows: windows at 0, 6 and 12
+    pairs = list(inference_batches(two, policy=POLICY, batch_size=4))
+    assert [[w.video_id for w in batch.windows] for batch, _ in pairs] == [["run0"] * 3 + ["run1"], ["run1"] * 2]
+    assert [ends for _, ends in pairs] == [(False, False, True, False), (False, True)]
+    with pytest.raises(PsftrError, match="batch_size must be at least 1 window, got 0"):
+        list(inference_batches(two, policy=POLICY, batch_size=0))
 
 
 def test_no_class_loses_its_last_training_video(store):
@@ -203,8 +286,11 @@ def test_videos_without_features_are_named(store, caplog):
     only_lost = Annotations(videos={**{v.video_id: v for v in extra}, **{
         k: replace(v, subset="other") for k, v in world().videos.items()
     }})  # fmt: skip
-    with pytest.raises(PsftrError, match=r"no video to work on: 1 train videos have no features in .*: lost1; 1 test"):
-        datamodule(store, only_lost)
+    lost = datamodule(store, only_lost)
+    with pytest.raises(PsftrError, match=r"nothing to train on: .*1 train videos have no features in .*: lost1"):
+        lost.train_dataloader()
+    with pytest.raises(PsftrError, match=r"nothing to predict: .*1 test videos have no features in .*: lost2"):
+        lost.predict_dataloader()
 
 
 def test_a_store_of_test_videos_predicts_but_does_not_train(tmp_path):
@@ -222,7 +308,7 @@ def test_a_store_of_test_videos_predicts_but_does_not_train(tmp_path):
         ({"exclude": ["rn0"]}, r"excluded videos unknown to the annotations: 'rn0' \(nearest known: 'run0'\)"),
         ({"train_subset": "val"}, "no video is in subset 'val'; there are 'test', 'train'"),
         ({"train_subset": "test"}, "both 'test'"),
-        ({"protocol": "fair"}, "clean, peer, got 'fair'"),
+        ({"protocol": "fair"}, "protocol=fair is unknown; choose clean or peer"),
         ({"protocol": "peer", "held_out_classes": 1}, "protocol=peer validates on the test classes"),
         ({"held_out_classes": 3}, "cannot hold 3 of 3 seen classes out"),
         ({"val_fraction": 1.0}, r"val_fraction must be in \[0, 1\), got 1.0"),
@@ -248,7 +334,7 @@ def test_workers_and_cache_change_nothing_and_the_epoch_shuffles(store):
         epochs.append(list(plain))
     assert [w for b in epochs[0] for w in b.windows] != [w for b in epochs[1] for w in b.windows]
     assert isinstance(plain.sampler, RandomSampler)  # what Lightning replaces by a shuffling DistributedSampler
-    for how in ({"num_workers": 2}, {"cache_mb": 0}):
+    for how in ({"workers": 2}, {"cache_mb": 0}):
         loader = datamodule(store, **how).train_dataloader()
         loader.sampler.set_epoch(1)
         assert_same(loader, epochs[1])
@@ -258,8 +344,8 @@ def test_workers_and_cache_change_nothing_and_the_epoch_shuffles(store):
 
 @pytest.mark.parametrize("cache_mb", [0, 512])
 def test_rescaled_videos_are_one_window_each(store, cache_mb):
-    policy = WindowPolicy(mode="rescale", size=6, min_action_s=1.0)
-    data = datamodule(store, policy=policy, val_fraction=0, cache_mb=cache_mb)
+    rescale = policy(mode="rescale", size=6, min_action_s=1.0)
+    data = datamodule(store, policy=rescale, val_fraction=0, cache_mb=cache_mb)
     batch = next(iter(data.predict_dataloader()))
     assert batch.features[0, :, 0].tolist() == [1.5, 5.5, 9.5, 13.5, 17.5, 21.5]  # 24 rows, four to one
     counts = data.summary()
@@ -301,6 +387,30 @@ def test_lightning_fits_with_it(store, tmp_path):
     assert probe.seen == expected
 
 
+def test_windows_and_actions_are_counted_by_our_rules_and_by_the_peers(tmp_path):
+    """What the counts of the published data sets rest on, in a world small enough to count by hand."""
+    videos = [
+        # 20 rows; windows from rows 0, 4, 8 and 12 (0, 2, 4 and 6 s). The first action lies in the first window; the
+        # second, one row long, in the last, and half of it in the one before.
+        Video("train0", "train", 10.0, None, (action(1, 3, "run"), action(7.75, 8.25, "run"))),
+        # 16 rows: in the test, windows from rows 0, 6 and 12. The second action is shorter than a row.
+        Video("test0", "test", 8.0, None, (action(2, 4, "dive"), action(5, 5.4, "dive"))),
+        Video("test1", "test", 4.0, None, (action(1, 1.5, "dive"),)),  # 8 rows, one window; one row of action
+        Video("test2", "test", 4.0, None, (action(1, 3, "dive"),)),
+    ]
+    annotations = Annotations(videos={video.video_id: video for video in videos})
+    store = made_store(tmp_path / "f.h5", annotations)
+    split = ClassSplit(("run",), ("dive",), "random", 50, 0)
+    spec = replace(SPEC, peer=PeerRules(excluded_videos=("test2",)))
+
+    def counts(protocol):
+        told = datamodule(store, annotations, split=split, spec=spec, val_fraction=0, protocol=protocol).summary()
+        return [told[k] for k in ("train_actions", "train_windows", "test_videos", "test_actions", "test_windows")]
+
+    assert counts("clean") == [2, 2, 3, 4, 5]
+    assert counts("peer") == [1, 1, 1, 1, 3]
+
+
 class Timelines:
     """A store of real timelines without features: all that counting needs."""
 
@@ -320,7 +430,9 @@ def mean_counts(root, annotations, store, ratio, **how):
     rows = []
     for index in range(10):
         split = read_published_split(root / "splits", ratio=ratio, index=index)
-        data = ZstalDataModule(annotations=annotations, store=store, split=split, batch_size=16, val_fraction=0, **how)
+        data = datamodule(
+            store, annotations, split=split, spec=dataset_spec("thumos14"), policy=policy(), val_fraction=0, **how
+        )
         counts = data.summary()
         rows.append([counts[k] for k in ("train_videos", "train_windows", "test_videos", "test_actions")])
     return np.mean(rows, axis=0).round(1).tolist()
@@ -330,16 +442,14 @@ def test_thumos14_windows_count_as_the_peers_count_them(shared_data):
     root = shared_data / "thumos14"
     annotations = read_annotations(root / "Thumos14_annotations.json")
     store = Timelines(root / "Thumos14_info_8frame.json", 8)
-    policy = WindowPolicy()
-    how = {"policy": policy, "train_subset": "val", "test_subset": "test"}
-    peer = {"protocol": "peer", "exclude": PEER_EXCLUDED_THUMOS14, **how}
-    assert mean_counts(root, annotations, store, 75, **peer) == [155.7, 2609.7, 58.5, 760.9]
-    assert mean_counts(root, annotations, store, 50, **peer) == [107.6, 1899.5, 113.8, 1534.5]
-    kept = [v.video_id for v in annotations.subset("test") if v.video_id not in PEER_EXCLUDED_THUMOS14]
-    windows = [w for v in kept for w in policy.as_peer().windows(v, store.timeline(v), training=False)]
+    excluded = dataset_spec("thumos14").peer.excluded_videos
+    assert mean_counts(root, annotations, store, 75, protocol="peer") == [155.7, 2609.7, 58.5, 760.9]
+    assert mean_counts(root, annotations, store, 50, protocol="peer") == [107.6, 1899.5, 113.8, 1534.5]
+    kept = [v.video_id for v in annotations.subset("test") if v.video_id not in excluded]
+    windows = [w for v in kept for w in policy().as_peer().windows(v, store.timeline(v), training=False)]
     assert (len(kept), len(windows)) == (208, 1758)
     # ours: a window is as long as its rows, short actions count, nothing is excluded unless asked
-    assert mean_counts(root, annotations, store, 75, **how) == [155.7, 2614.1, 59.5, 776.7]
+    assert mean_counts(root, annotations, store, 75) == [155.7, 2614.1, 59.5, 776.7]
 
 
 def test_peer_validation_is_the_unseen_test_and_only_peer(store):
@@ -356,12 +466,13 @@ def test_activitynet_validation_videos_are_windowed_and_split(shared_data):
     root = shared_data / "activitynet13"
     annotations = read_annotations(root / "activity_net.v1-3.subset.json")
     store = Timelines(root / "ActivityNet13_info.json", 16)
-    policy = WindowPolicy(mode="rescale", size=300, min_action_s=1.0)
+    how = {"policy": policy(mode="rescale", size=300, min_action_s=1.0), "val_fraction": 0.1}
     split = read_published_split(root / "splits", ratio=75, index=0)
-    how = {"annotations": annotations, "store": store, "policy": policy, "batch_size": 16, "val_fraction": 0.1}
-    counts = ZstalDataModule(split=split, train_subset="training", test_subset="validation", **how).summary()
     swapped = ClassSplit(split.unseen, split.seen, "random", 25, 0)
-    others = ZstalDataModule(split=swapped, train_subset="training", test_subset="validation", **how).summary()
+    counts, others = (
+        datamodule(store, annotations, split=one, spec=dataset_spec("activitynet13"), **how).summary()
+        for one in (split, swapped)
+    )
     assert counts["test_without_features"] == others["test_without_features"] == ()
     both = [v for v in annotations.subset("validation") if len({a.label in split.seen for a in v.actions}) == 2]
     none = [v for v in annotations.subset("validation") if not v.actions]

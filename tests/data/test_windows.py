@@ -2,11 +2,11 @@ import numpy as np
 import pytest
 import torch
 from torch.nn.functional import interpolate
+from windowing import policy
 
 from psftr.data.annotations import Action
 from psftr.data.windows import (
     Window,
-    WindowPolicy,
     action_rows,
     rescaled_window,
     sliding_windows,
@@ -50,11 +50,11 @@ def test_the_last_window_is_moved_left_in_training_and_short_in_inference(num_st
 @pytest.mark.parametrize("size", [16, 128])
 @pytest.mark.parametrize("num_steps", range(1, 300, 7))
 def test_windows_cover_every_row(num_steps, size):
-    policy = WindowPolicy(size=size)
+    windows = policy(size=size).windows
     for training in (True, False):
         rows = [
             row
-            for w in policy.windows("v", timeline(num_steps), training=training)
+            for w in windows("v", timeline(num_steps), training=training)
             for row in range(int(w.offset), int(w.offset) + w.num_valid)
         ]
         assert set(rows) == set(range(num_steps))
@@ -123,16 +123,16 @@ def test_padding_is_zero_and_part_of_a_video_is_enough():
 def test_three_quarters_inside_make_a_target_cropped_to_the_window():
     window = sliding_windows(timeline(100), "v", size=8, hop=6, complete_last=True)[0]  # 0 to 4 s
     exact, less, all_of_it = Action(1.0, 5.0, "a"), Action(0.9, 5.1, "b"), Action(1.0, 3.0, "c")
-    found = window_targets([exact, less, all_of_it], window)
+    found = window_targets([exact, less, all_of_it], window, min_inside=0.75)
     assert found == [(exact, (0.25, 1.0)), (all_of_it, (0.25, 0.75))]
-    assert window_targets([exact], window, rows_short=1) == []  # 0 to 3.5 s holds 62.5 %
+    assert window_targets([exact], window, min_inside=0.75, rows_short=1) == []  # 0 to 3.5 s holds 62.5 %
     assert window_targets([Action(4.0, 5.0, "a")], window, min_inside=0.0) == []
 
 
 def test_rows_of_a_cropped_action_are_action_even_where_it_is_no_target():
     window = sliding_windows(timeline(100), "v", size=8, hop=6, complete_last=True)[0]
     action = Action(3.2, 9.0, "a")  # centres .25 .75 … 3.75 s
-    assert window_targets([action], window) == []
+    assert window_targets([action], window, min_inside=0.75) == []
     assert action_rows([action], window).tolist() == [False] * 6 + [True] * 2
     assert action_rows([Action(0.25, 0.75, "a")], window).tolist() == [True] + [False] * 7
     short = Window("v", timeline(15), 12.0, 3.0, 3, 8)
@@ -140,20 +140,20 @@ def test_rows_of_a_cropped_action_are_action_even_where_it_is_no_target():
 
 
 def test_short_actions_are_no_training_targets_and_stay_in_the_test():
-    policy, line = WindowPolicy(mode="rescale", size=4, min_action_s=1.0), timeline(20)
+    rescale, line = policy(mode="rescale", size=4, min_action_s=1.0), timeline(20)
     actions = (Action(1.0, 2.0, "one second"), Action(3.0, 4.1, "more"))
-    assert [a.label for a in policy.long_enough(actions, line, training=True)] == ["more"]
-    assert policy.long_enough(actions, line, training=False) == actions
-    assert [a.label for a, _ in policy.targets(actions, rescaled_window(line, "v", size=4))] == ["more"]
+    assert [a.label for a in rescale.long_enough(actions, line, training=True)] == ["more"]
+    assert rescale.long_enough(actions, line, training=False) == actions
+    assert [a.label for a, _ in rescale.targets(actions, rescaled_window(line, "v", size=4))] == ["more"]
 
 
 def test_the_peers_rules_are_those_of_as_peer_only():
-    ours = WindowPolicy()
+    ours = policy()
     assert (ours.peer_rows_short, ours.peer_min_action_rows, ours.peer_filters_test) == (0, 0, False)
     actions = (Action(1.0, 1.5, "one row"), Action(3.0, 4.0, "two rows"))
     kept = ours.as_peer().long_enough(actions, timeline(20), training=False)
     assert [a.label for a in kept] == ["two rows"]
-    rescaled = WindowPolicy(mode="rescale", min_action_s=0.5).as_peer()
+    rescaled = policy(mode="rescale", min_action_s=0.5).as_peer()
     assert [a.label for a in rescaled.long_enough(actions, timeline(20), training=False)] == ["two rows"]
     past = Action(9.0, 19.0, "mostly past the features")
     assert [a for a, _ in rescaled.targets((past,), rescaled_window(timeline(20), "v", size=4))] == [past]
@@ -171,4 +171,4 @@ def test_the_peers_rules_are_those_of_as_peer_only():
 )
 def test_impossible_policies_are_refused(wrong, message):
     with pytest.raises(PsftrError, match=message):
-        WindowPolicy(**wrong)
+        policy(**wrong)

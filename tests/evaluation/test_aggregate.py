@@ -1,6 +1,7 @@
 import csv
 import json
 import math
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,13 +10,16 @@ import pytest
 
 from psftr.data.splits import ClassSplit
 from psftr.errors import PsftrError
-from psftr.evaluation.aggregate import Spread, TenSplitReport, aggregate, write_report
+from psftr.evaluation.aggregate import Spread, TenSplitReport, aggregate, group_reports
 from psftr.evaluation.average_precision import ApResult
-from psftr.evaluation.facts import Facts
-from psftr.evaluation.paper import SPLIT_RANGE, TABLE_1, TABLES, comparable_rows
-from psftr.evaluation.plots import plot_ablation, plot_classes, plot_data_scale, plot_splits
-from psftr.evaluation.protocol import Evaluation, protocol_for
-from psftr.evaluation.tables import WIDTH, evaluation_text, report_text, table
+from psftr.evaluation.charts import ablation_chart, classes_chart, data_scale_chart, save_charts, splits_chart
+from psftr.evaluation.facts import Facts, Training
+from psftr.evaluation.figures import Chart, inline_svg, save_chart
+from psftr.evaluation.paper import SPLIT_RANGE, TABLES, comparable_rows
+from psftr.evaluation.protocol import Evaluation
+from psftr.evaluation.render import WIDTH, aligned, evaluation_text, report_text, write_report
+from psftr.evaluation.rules import protocol_for
+from psftr.evaluation.tables import class_table, comparison_table, split_table
 
 FACTS = Facts(
     protocol="clean",
@@ -43,6 +47,7 @@ def evaluation(
     protocol: str = "clean",
     ratio: int = 75,
     classes: tuple[str, ...] = ("a", "b"),
+    held_out: tuple[str, ...] = (),
     **facts,
 ) -> Evaluation:
     """Class "a" has `average` + 0.1 at every tIoU, "b" `average` - 0.1."""
@@ -55,7 +60,7 @@ def evaluation(
         ap=ApResult(classes, rules.tious, ap, np.array([3, 1]), np.array([10, 20])),
         facts=replace(FACTS, **{"dataset": dataset, "synthetic": synthetic, **facts}),
         num_videos=2,
-        num_training_videos=100 + index,
+        training=Training(videos=100 + index, classes=2 - len(held_out), held_out=held_out),
     )
 
 
@@ -86,7 +91,7 @@ def test_missing_splits_are_named_never_silent():
     assert report.missing == (3, 7)
     assert report.coverage == "SPLITS 3, 7 MISSING of 0..9: mean over 8"
     text = report_text(report)
-    assert text.count("SPLITS 3, 7 MISSING of 0..9: mean over 8") == 2
+    assert " ".join(text.split()).count("SPLITS 3, 7 MISSING of 0..9: mean over 8") == 2
     assert "\n3            MISSING" in text
     assert report.to_dict()["splits"]["missing"] == [3, 7]
 
@@ -119,6 +124,7 @@ def test_double_labels_take_other_splits_as_they_are():
         (evaluation(1, checkpoint="best-seen-val"), "checkpoint rule 'last' and 'best-seen-val'"),
         (evaluation(1, method="clip_baseline (psftr 0.1.0)"), "method 'psftr' and 'clip_baseline'"),
         (evaluation(1, synthetic=True), "synthetic False and True"),
+        (evaluation(1, held_out=("y",)), "number of held-out classes 0 and 1"),
         (evaluation(0), "split 0 evaluated more than once"),
     ],
 )
@@ -127,6 +133,14 @@ def test_what_must_not_be_averaged_is_refused(other: Evaluation, message: str):
         aggregate([evaluation(0), other])
     with pytest.raises(PsftrError, match="no evaluation to aggregate"):
         aggregate([])
+
+
+def test_evaluations_without_a_common_mean_are_reported_apart():
+    one, two = group_reports([evaluation(0), evaluation(0, ratio=50), evaluation(1)])
+    assert (one.ratio, one.indices, one.missing) == (75, (0, 1), (2, 3, 4, 5, 6, 7, 8, 9))
+    assert (two.ratio, two.indices, two.missing) == (50, (0,), ())
+    (one,) = group_reports([evaluation(4)], expected=(3, 4))
+    assert one.missing == (3,)
 
 
 def test_another_code_version_is_told_not_refused():
@@ -158,12 +172,35 @@ def test_files_hold_every_split_class_and_tiou(tmp_path: Path):
     assert (rows[1]["class"], float(rows[1]["AP@0.30"]), rows[1]["actions"]) == ("b", pytest.approx(0.2), "1")
 
 
+def test_training_is_counted_by_the_run_or_unknown(tmp_path: Path):
+    rows = list(csv.DictReader(write_report(tmp_path, three())[1].open()))
+    assert [(r["training_videos"], r["training_classes"], r["held_out_classes"]) for r in rows] == [
+        ("100", "2", "0"),
+        ("101", "2", "0"),
+        ("102", "2", "0"),
+    ]
+    unknown = aggregate([replace(evaluation(0), training=Training())], expected=(0,))
+    (row,) = csv.DictReader(write_report(tmp_path, unknown)[1].open())
+    assert (row["training_videos"], row["training_classes"]) == ("", "")
+    assert split_table(unknown).body[0][1] == "-"
+
+
+def test_held_out_classes_are_part_of_every_title():
+    report = three(held_out=("y",))
+    words = "[TRAINED ON 1 OF 2 SEEN CLASSES] "
+    parts = report_text(report).split("\n\n")
+    assert all(part.startswith(words) for part in parts if "---" in part)
+    assert parts[0].startswith(f"{words}thumos14 75/25")
+    assert splits_chart([report]).title.startswith(words)
+    assert "TRAINED ON" not in report_text(three())
+
+
 # ---- the paper's rows
 
 
 def test_table_1_is_as_printed():
-    assert len(TABLE_1) == 32
-    ours = {(r.dataset, r.ratio): r.average for r in TABLE_1 if r.method == "PSFTR"}
+    assert len(TABLES["1"]) == 32
+    ours = {(r.dataset, r.ratio): r.average for r in TABLES["1"] if r.method == "PSFTR"}
     assert ours == {
         ("thumos14", 75): 28.99,
         ("thumos14", 50): 23.71,
@@ -200,12 +237,12 @@ def test_the_report_shows_everything_within_the_width():
         "std                                                10.00",
         "checkpoint           last",
         "external classifier  none",
-        "psftr is 1.00 times clip_baseline",
         "40.00 ± 10.00  3 of 3",
         "PSFTR (paper, Table 1)",
-        "not measured here",
     ):
         assert expected in text, expected
+    assert "psftr is 1.00 times clip_baseline" in " ".join(text.split())
+    assert "not measured here" in " ".join(text.split())
     assert "SYNTHETIC" not in text
     assert "PEER" not in text
 
@@ -213,7 +250,7 @@ def test_the_report_shows_everything_within_the_width():
 def test_paper_rows_never_stand_beside_synthetic_numbers():
     text = report_text(three(dataset="synthetic"))
     assert "paper, Table 1" not in text
-    assert "the paper's numbers are of real videos and have no place here" in text
+    assert "the paper's numbers are of real videos and are not shown beside synthetic ones" in " ".join(text.split())
     assert three(dataset="synthetic").to_dict()["paper"] == []
     assert len(three().to_dict()["paper"]) == 8
     simulated = three(synthetic=True)  # simulated features over THUMOS14's own timelines
@@ -246,8 +283,23 @@ def test_activitynet_prints_three_tious_and_the_average_of_ten():
     assert "@0.55" not in text
 
 
+def test_a_table_is_built_once_with_numbers_and_shown_as_text():
+    table = comparison_table([three()])
+    assert table.frame["mAP"].tolist() == [pytest.approx(0.4)]  # fractions of 1, never rounded
+    assert table.headings == ["method", "@0.30", "@0.40", "@0.50", "@0.60", "@0.70", "Avg", "splits"]
+    assert table.body == [["psftr", *["40.00"] * 5, "40.00 ± 10.00", "3 of 3"]]
+    assert table.below[-1] == ["PSFTR (paper, Table 1)", "47.41", "39.06", "29.68", "19.31", "9.48", "28.99", ""]
+    splits = split_table(TenSplitReport(three().evaluations, (0, 1, 2, 3)))
+    assert splits.body[3] == ["3", "MISSING", *[""] * 9]
+    assert splits.below == [
+        ["mean", "", "", "", "", *["40.00"] * 6],
+        ["std", "", "", "", "", *["10.00"] * 6],
+    ]
+    assert class_table(evaluation(0, 0.3)).below == [["mean", *["30.00"] * 6, "4", "30"]]
+
+
 def test_long_names_are_cut_to_the_width():
-    lines = table(["class", "AP"], [["x" * 300, "1.00"], ["y", "2.00"]]).splitlines()
+    lines = aligned(["class", "AP"], [["x" * 300, "1.00"], ["y", "2.00"]]).splitlines()
     assert max(map(len, lines)) == WIDTH
     assert "…  1.00" in lines[2]
 
@@ -263,43 +315,62 @@ def test_every_figure_is_drawn(tmp_path: Path):
     report, half = three(), three(ratio=50)
     baseline = three(method="clip_baseline")
     half = TenSplitReport(half.evaluations, (0, 1, 2, 3))
-    for path in (
-        plot_splits(tmp_path / "a" / "splits.png", [report, half], baselines=[baseline]),
-        plot_data_scale(tmp_path / "scale.png", [report, half]),
-        plot_classes(tmp_path / "classes.png", report, baseline=baseline),
-        plot_classes(tmp_path / "few.png", report, most=1),
-        plot_ablation(tmp_path / "ablation.png", {"w/o SPDE": report, "Res.": baseline}, name="Table 3", paper={}),
+    for number, chart in enumerate(
+        (
+            splits_chart([report, half], baselines=[baseline]),
+            data_scale_chart([report, half]),
+            classes_chart(report, baseline=baseline),
+            classes_chart(report, most=1),
+            ablation_chart({"w/o SPDE": report, "Res.": baseline}, name="Table 3", paper={}),
+        )
     ):
+        path = save_chart(tmp_path / "a" / f"{number}.png", chart, size_in=(6, 4))
         assert is_png(path), path
+    names = [path.name for path in save_charts(tmp_path / "b", report, baseline=baseline, mark="-1")]
+    assert names == ["classes-1.png", "splits-1.png", "data_scale-1.png"]
+
+
+def test_a_chart_in_the_page_has_text_tooltips_and_the_pages_colours():
+    svg = inline_svg(splits_chart([three()]))
+    assert svg.startswith('<svg viewBox="0 0 ')
+    assert "psftr, 75/25, split 1: 40.00</title>" in svg
+    assert ">40.0</text>" in svg
+    assert "fill:var(--c0)" in svg
+    assert not re.search(r"#[0-9a-f]{6}|url\(|http|\bid=|href|font-family", svg)
 
 
 def test_titles_say_what_numbers_are_worth(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     titles = []
     monkeypatch.setattr("matplotlib.axes.Axes.set_title", lambda self, text, **rest: titles.append(text))
     synthetic = three(dataset="synthetic")
-    plot_splits(tmp_path / "1.png", [synthetic])
-    plot_data_scale(tmp_path / "2.png", [synthetic])
-    plot_classes(tmp_path / "3.png", synthetic)
-    plot_ablation(tmp_path / "4.png", {"a": synthetic}, name="Table 3")
-    assert len(titles) == 4
+    charts: list[Chart] = [
+        splits_chart([synthetic]),
+        data_scale_chart([synthetic]),
+        classes_chart(synthetic),
+        ablation_chart({"a": synthetic}, name="Table 3"),
+    ]
+    for number, chart in enumerate(charts):
+        save_chart(tmp_path / f"{number}.png", chart, size_in=(6, 4))
+    assert [" ".join(title.split()) for title in titles] == [chart.title for chart in charts]
     assert all(title.startswith("[SYNTHETIC] synthetic") for title in titles)
 
 
-@pytest.mark.filterwarnings("ignore:No artists with labels")
-def test_printed_numbers_are_not_drawn_beside_synthetic_ones(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_printed_numbers_are_not_drawn_beside_synthetic_ones(monkeypatch: pytest.MonkeyPatch):
     drawn = []
     monkeypatch.setattr("matplotlib.axes.Axes.scatter", lambda self, x, y, **rest: drawn.append(list(y)))
-    plot_ablation(tmp_path / "s.png", {"a": three(dataset="synthetic")}, name="Table 3", paper={"a": 27.97})
+    ablation_chart({"a": three(dataset="synthetic")}, name="Table 3", paper={"a": 27.97})
     assert drawn == []
-    plot_ablation(tmp_path / "r.png", {"a": three()}, name="Table 3", paper={"a": 27.97, "b": 1.0})
+    ablation_chart({"a": three()}, name="Table 3", paper={"a": 27.97, "b": 1.0})
     assert drawn == [[27.97]]
 
 
-def test_numbers_made_by_different_rules_share_no_figure(tmp_path: Path):
+def test_numbers_made_by_different_rules_share_no_figure():
     with pytest.raises(PsftrError, match=r"cannot hold thumos14 \(clean\) and thumos14 \(peer\)"):
-        plot_splits(tmp_path / "x.png", [three(), three(protocol="peer")])
+        splits_chart([three(), three(protocol="peer")])
     with pytest.raises(PsftrError, match="nothing to draw"):
-        plot_splits(tmp_path / "x.png", [])
-    uncounted = aggregate([replace(evaluation(0), num_training_videos=None)])
-    with pytest.raises(PsftrError, match=r"no training video counts for thumos14: .* 'val' subset"):
-        plot_data_scale(tmp_path / "x.png", [uncounted])
+        splits_chart([])
+    uncounted = aggregate([replace(evaluation(0), training=Training())])
+    with pytest.raises(
+        PsftrError, match="psftr on thumos14: its predictions do not say how many videos it was trained"
+    ):
+        data_scale_chart([uncounted])

@@ -7,7 +7,8 @@ import pytest
 from psftr.data.annotations import Action, Annotations, Video, read_annotations
 from psftr.data.splits import ClassSplit, read_published_split
 from psftr.errors import PsftrError
-from psftr.evaluation.protocol import Protocol, evaluate_predictions, protocol_for, scorer, split_of
+from psftr.evaluation.protocol import evaluate_predictions, scorer, split_of
+from psftr.evaluation.rules import Protocol, protocol_for
 from psftr.predictions import Detection, Predictions, Provenance, canonical_id, group_by_video, read_predictions
 
 SPLIT = ClassSplit(("CliffDiving", "run"), ("Diving", "jump"), "published", 50, 2)
@@ -73,7 +74,7 @@ def test_presets_are_those_of_the_field():
     assert protocol_for("activitynet13").test_subset == "validation"
     assert protocol_for("synthetic").tious == CLEAN.tious
     assert protocol_for("thumos14", exclude=["v_abcdefghijk"]).excluded_videos == ("abcdefghijk",)
-    with pytest.raises(PsftrError, match="no evaluation protocol charades/clean; presets are thumos14/clean"):
+    with pytest.raises(PsftrError, match=r"no data set 'charades'; psftr knows .*thumos14"):
         protocol_for("charades")
     with pytest.raises(PsftrError, match="protocol 'lenient' is unknown"):
         replace(CLEAN, name="lenient")
@@ -85,7 +86,7 @@ def test_perfect_detections_are_perfect_and_videos_without_unseen_classes_do_not
     evaluation = evaluate_predictions(found(("t3", "jump", 0, 10, 0.9)), annotations(), SPLIT, protocol=CLEAN)
     assert evaluation.ap.average == 1.0
     assert evaluation.num_videos == 3
-    assert evaluation.num_training_videos == 2  # v1 and v2 hold a seen class
+    assert evaluation.training.videos is None  # the file does not say; annotated videos are no answer
     assert evaluation.ap.classes == ("Diving", "jump")
     assert facts_of(evaluation)["counts"] == "videos: 3 of 4, actions: 4"
     assert evaluation.facts.notes == ("detections in videos that do not count, ignored: 1 (videos: 1)",)
@@ -142,6 +143,22 @@ def test_ids_meet_with_and_without_the_leading_v():
     both = Predictions({"v_abcdefghijk": (), "abcdefghijk": ()})
     with pytest.raises(PsftrError, match="list abcdefghijk with and without 'v_'; merge the two"):
         evaluate_predictions(both, annotations(**videos), SPLIT, protocol=CLEAN)
+
+
+def test_training_is_told_as_the_run_counted_it():
+    training = {"videos": 82, "classes": 1, "names": ["run"], "actions": 900, "windows": 1200,
+                "held_out_classes": ["CliffDiving"], "validation": "9 videos"}  # fmt: skip
+    evaluation = evaluate_predictions(
+        found(provenance=provenance(training=training)), annotations(), SPLIT, protocol=CLEAN
+    )
+    told = facts_of(evaluation)
+    assert told["training"] == "videos: 82, classes: 1, actions: 900, windows: 1200; validation: 9 videos"
+    assert told["classes"] == "2 unseen classes, 2 seen, of them 1 trained on (held out: CliffDiving)"
+    assert evaluation.mark == "[TRAINED ON 1 OF 2 SEEN CLASSES] "
+    assert evaluation.to_dict()["num_training_videos"] == 82
+    unknown = evaluate_predictions(found(), annotations(), SPLIT, protocol=CLEAN)
+    assert "training" not in facts_of(unknown)
+    assert (unknown.mark, unknown.to_dict()["num_training_videos"]) == ("", None)
 
 
 # ---- refusals
@@ -360,7 +377,7 @@ def test_freezad_from_its_two_csv_files(shared_data: Path):
     )
     assert 100 * evaluation.ap.average == pytest.approx(13.98, abs=0.02)
     assert evaluation.num_videos == 104
-    assert evaluation.num_training_videos is None
+    assert evaluation.training.videos is None
 
 
 def test_mmaction2_through_a_protocol_of_ones_own(shared_data: Path, tmp_path: Path):
@@ -370,7 +387,6 @@ def test_mmaction2_through_a_protocol_of_ones_own(shared_data: Path, tmp_path: P
     rules = Protocol(
         dataset="mine",
         test_subset="validation",
-        train_subset="training",
         tious=protocol_for("activitynet13").tious,
         printed_tious=(0.5,),
     )

@@ -11,7 +11,8 @@ from browser import browser, why_missing
 from psftr.data.annotations import Action, Annotations, Video, read_annotations
 from psftr.data.splits import read_published_split
 from psftr.errors import PsftrError
-from psftr.evaluation.report_page import protocol_of, write_report_page
+from psftr.evaluation.report_page import write_report_page
+from psftr.evaluation.rules import protocol_of
 from psftr.predictions import CHECKPOINT_PEER, Detection, Predictions, Provenance, read_predictions
 
 CLASSES = ("jump", "run", "swim", "throw")
@@ -39,7 +40,8 @@ def predictions(split: int = 0, *, synthetic: bool = False, **changes) -> Predic
     stated = {"dataset": "synthetic", "source": "published", "ratio": 50, "index": split, "seen": seen,
               "unseen": unseen}  # fmt: skip
     features = {"encoder": "words", "dim": 4, "identity": "words-1", "synthetic": synthetic}
-    made = {"method": "psftr", "checkpoint_rule": "last", "split": stated, "features": features}
+    training = {"videos": 4, "classes": 2, "names": seen, "actions": 4, "windows": 4, "held_out_classes": []}
+    made = {"method": "psftr", "checkpoint_rule": "last", "split": stated, "features": features, "training": training}
     return Predictions(found, Provenance(**{**made, **changes}))
 
 
@@ -150,6 +152,24 @@ def test_without_ground_truth_the_page_says_so(tmp_path):
     assert [video["d"] for video in page.data[0]["videos"]] == [12000, 9500]  # the second: end of its last detection
 
 
+def test_a_run_with_held_out_classes_is_marked_everywhere(tmp_path):
+    training = {"videos": 2, "classes": 1, "held_out_classes": ["run"], "validation": "2 videos of the class run"}
+    files = {"a": predictions(training=training)}
+    page = Page(write_report_page(tmp_path / "p.html", files, annotations=world()))
+    assert "TRAINED ON 1 OF 2 SEEN CLASSES : some of the seen classes were held out" in page.text
+    for table in re.findall(r"<caption>(.*?)</caption>", page.source):
+        assert table.startswith("[SYNTHETIC, TRAINED ON 1 OF 2 SEEN CLASSES] "), table
+    assert "2 unseen classes, 2 seen, of them 1 trained on (held out: run)" in page.text
+    assert "training videos: 2, classes: 1; validation: 2 videos of the class run" in page.text
+
+
+def test_training_that_no_run_has_counted_is_unknown(tmp_path):
+    files = {f"split{k}.json": predictions(k, training=None) for k in (0, 1)}
+    page = Page(write_report_page(tmp_path / "p.html", files, annotations=world()))
+    assert "the paper's Figure 5" not in page.text
+    assert '<th scope="row">0</th><td>-</td><td>2</td>' in page.source
+
+
 def test_untrained_encoder_is_a_banner(tmp_path):
     features = {"encoder": "open_clip:ViT-B-32:random-seed0", "dim": 512, "identity": "x", "synthetic": False}
     page = Page(write_report_page(tmp_path / "p.html", {"a": predictions(features=features)}))
@@ -218,7 +238,7 @@ def test_real_thumos14_page_is_small_and_has_the_papers_rows(shared_data, tmp_pa
     )
     page = Page(path)
     assert path.stat().st_size < 3_000_000
-    assert "below the line as printed" in page.text
+    assert "below the line: as printed" in page.text
     assert "PSFTR, 75/25 (paper, Table 1)" in page.text
     assert "not stated (the file says nothing about its origin)" in page.text
 

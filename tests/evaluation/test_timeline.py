@@ -6,7 +6,7 @@ from PIL import Image
 
 from psftr.data.annotations import Action
 from psftr.evaluation import timeline
-from psftr.evaluation.plots import COLOURS
+from psftr.evaluation.figures import COLOURS
 from psftr.evaluation.timeline import draw_timeline
 from psftr.predictions import Detection
 

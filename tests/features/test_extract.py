@@ -124,13 +124,6 @@ def test_a_store_of_another_encoder_or_stride_is_not_added_to(videos, tmp_path, 
         ShardedStore(tmp_path / "f.h5", encoder=encoder.identity, dim=16, stride=8)
     with pytest.raises(PsftrError, match=r"holds open_clip:tiny_clip@\w+:random-seed0 with 16 .*, not other with 9"):
         ShardedStore(tmp_path / "f.h5", encoder="other", dim=9, stride=4)
-    with pytest.raises(PsftrError, match=r"f\.h5 is for stride 4, not 16; open another store"):
-        extract(
-            [],
-            encoder=encoder,
-            store=ShardedStore(tmp_path / "f.h5", encoder=encoder.identity, dim=16, stride=4),
-            stride=16,
-        )
     with pytest.raises(PsftrError, match=r"a file that does not end in \.h5"):
         ShardedStore(videos / "clip_00.mp4", encoder="e", dim=1, stride=4)
 
@@ -152,10 +145,10 @@ def test_finding_videos(videos, tmp_path):
     assert [v.video_id for v in find_videos([f"@{tmp_path / 'list.txt'}"])] == ["beside", "clip_01"]
     assert [v.video_id for v in find_videos([tmp_path])] == ["beside"]
     assert len(find_videos([videos, videos / "clip_01.mp4", videos])) == 12
-    with pytest.raises(FileNotFoundError, match=r"video absent\.mp4 not found"):
+    with pytest.raises(PsftrError, match=r"video absent\.mp4 not found"):
         find_videos(["absent.mp4"])
     (tmp_path / "list.txt").write_text("gone.mp4")
-    with pytest.raises(FileNotFoundError, match=r"gone\.mp4 not found \(listed in .*list\.txt\)"):
+    with pytest.raises(PsftrError, match=r"gone\.mp4 not found \(listed in .*list\.txt\)"):
         find_videos([f"@{tmp_path / 'list.txt'}"])
     shutil.copy(videos / "clip_00.mp4", tmp_path / "clip_01.mkv")
     with pytest.raises(PsftrError, match=r"two files of one video id 'clip_01': .* and .*; rename one"):
@@ -258,7 +251,7 @@ def test_killed_at_random_moments_nothing_finished_is_lost_and_nothing_half_writ
     for out in (tmp_path / "store", tmp_path / "store.h5"):
         assert _run_child(context, videos, out, kill_after_s=None) == 0
         assert contents(out).keys() == expected.keys()
-    assert not list(tmp_path.rglob(".*.tmp"))
+    assert not list(tmp_path.rglob(".*.part"))
     print(f"{KILLS} runs, {killed} killed, {finished} stores completed in between")
 
 

@@ -103,7 +103,7 @@ def test_file_is_the_published_format(tmp_path):
 def test_select_orders_and_names_what_is_absent():
     text = TextEmbeddings(("HighJump", "LongJump", "Diving"), torch.eye(3), "e:1", "{}")
     assert torch.equal(text.select(["Diving", "HighJump"]), torch.tensor([[0.0, 0, 1], [1, 0, 0]]))
-    with pytest.raises(PsftrError, match=r"no text embedding for 'high jump' \(nearest: 'HighJump'\)"):
+    with pytest.raises(PsftrError, match=r"no text embedding for 'high jump' \(nearest known: 'HighJump'\)"):
         text.select(["high jump"])
 
 

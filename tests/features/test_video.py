@@ -11,9 +11,8 @@ import av
 import numpy as np
 import pytest
 import torch
-from clips import FASTSTART, SOURCES, number_of, numbered_clip, numbered_frames
+from clips import FASTSTART, SOURCES, number_of, numbered_clip, numbered_frames, write_clip
 
-from psftr.bench.extract import write_clip
 from psftr.errors import PsftrError
 from psftr.features.video import VideoError, num_rows, probe_video, row_frame, sample_video
 

@@ -24,14 +24,14 @@ def small_call() -> torch.Tensor:
 def test_without_the_library_pytorch_runs_and_says_why(library, tmp_path) -> None:
     library(tmp_path / "absent.so")
     with forced_path("auto"):
-        assert str(selected_path("cpu")) == "torch (this installation carries no native library)"
+        assert str(selected_path("cpu")) == "torch (this installation has no native library)"
         assert small_call().eq(1).all()
 
 
 def test_with_the_library_it_runs(library, built_library) -> None:
     library(built_library)
     with forced_path("auto"):
-        assert selected_path().name == "native"
+        assert selected_path("cpu").name == "native"
         assert small_call().eq(1).all()
 
 
@@ -54,14 +54,14 @@ def test_a_library_of_another_version_is_refused(library, built_library, tmp_pat
 def test_a_file_that_is_no_library_is_refused(library, tmp_path) -> None:
     (tmp_path / "broken.so").write_bytes(b"not a library")
     library(tmp_path / "broken.so")
-    assert selected_path().name == "torch"
-    assert "broken.so does not load" in selected_path().reason
+    assert selected_path("cpu").name == "torch"
+    assert "broken.so does not load" in selected_path("cpu").reason
 
 
 @pytest.mark.parametrize(
     ("name", "text"),
     [
-        ("native", "PSFTR_OPS=native: this installation carries no native library; unset it to use PyTorch"),
+        ("native", "PSFTR_OPS=native: this installation has no native library; unset it to use PyTorch"),
         ("cuda", "PSFTR_OPS=cuda computes on a CUDA device, but the values are on cpu"),
     ],
 )
@@ -80,7 +80,7 @@ def test_an_unknown_path_is_an_error(monkeypatch) -> None:
 
 
 def test_the_environment_chooses() -> None:
-    code = "from psftr.ops import selected_path; print(selected_path())"
+    code = "from psftr.ops import selected_path; print(selected_path('cpu'))"
     environment = os.environ | {"PSFTR_OPS": "Reference"}
     result = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
     assert result.stdout.strip() == "reference (asked for)", result.stderr
@@ -154,7 +154,7 @@ for _ in range(20):
     optimizer.step()
     losses.append(loss.item())
 assert losses[-1] < losses[0]
-print(selected_path().name)
+print(selected_path("cpu").name)
 """
     environment = {"PATH": str(tmp_path), "HOME": str(tmp_path), "OMP_NUM_THREADS": "1"}
     result = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from psftr.ops import temporal_deform_attn, temporal_deform_attn_reference
+from psftr.ops import forced_path, temporal_deform_attn, temporal_deform_attn_reference, torch_path
 
 SHAPES = {
     "one level": {"levels": [128], "heads": 8, "dim": 64, "queries": 40, "points": 4},
@@ -35,6 +35,27 @@ def test_the_slow_twin_holds_the_same_bounds(case, error) -> None:
     out, _, grad_locations, _ = one.gradients(temporal_deform_attn_reference)
     assert error(out, exact[0]) < 2e-7
     assert error(grad_locations, exact[2]) < 1e-6
+
+
+@pytest.mark.parametrize("shape", ["uneven levels", "a level without rows", "odd channels"])
+def test_the_registered_operator_has_true_gradients_on_the_slow_path(case, error, shape) -> None:
+    """Devices without a kernel take it, and automatic differentiation is off inside an operator."""
+    one = case(**SHAPES[shape])
+    exact = one.gradients(temporal_deform_attn_reference, torch.float64)
+    with forced_path("reference"):
+        got = one.gradients(torch.ops.psftr.temporal_deform_attn)
+    for one_got, one_exact in zip(got, exact, strict=True):
+        assert one_exact.any()
+        assert error(one_got, one_exact) < 1e-6
+
+
+def test_both_ways_to_multiply_rows_agree(monkeypatch) -> None:
+    """The second is for devices other than the CPU; 24 numbers at once are two queries of 3 knots and 4 channels."""
+    monkeypatch.setattr(torch_path, "_GATHERED_NUMBERS", 24)
+    grad_rows, rows, row = torch.randn(5, 4), torch.randn(7, 4), torch.randint(7, (5, 3))
+    expected = torch.stack([grad_rows[q] @ rows[r] for q in range(5) for r in row[q]])
+    for product in (torch_path._sampled_product, torch_path._gathered_product):
+        torch.testing.assert_close(product(grad_rows, rows, row), expected)
 
 
 @pytest.mark.parametrize(

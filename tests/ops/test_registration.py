@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from psftr.ops import temporal_deform_attn, temporal_deform_attn_reference
+from psftr.ops import forced_path, temporal_deform_attn, temporal_deform_attn_reference
 
 
 class Sampler(nn.Module):
@@ -53,7 +53,7 @@ def test_opcheck(case, dtype) -> None:
 def test_compiles_whole_with_dynamic_shapes(backend, error) -> None:
     if backend == "inductor" and shutil.which("g++") is None:
         pytest.skip("no C++ compiler on this machine, and inductor writes C++; aot_eager is tested")
-    torch._dynamo.reset()
+    torch.compiler.reset()
     torch.manual_seed(0)
     module = Sampler()
     compiled = torch.compile(module, fullgraph=True, dynamic=True, backend=backend)
@@ -117,6 +117,19 @@ def test_autocast_lowers_values_and_keeps_locations(path, case, error) -> None:
     assert error(out, exact) < 2**-8
     out.float().sum().backward()
     assert [t.grad.dtype for t in (values, locations, weights)] == [torch.float32] * 3
+
+
+def test_compiled_code_follows_autocast_on_every_path(path, case) -> None:
+    one = case(levels=[9], dim=16)
+    torch.compiler.reset()
+    compiled = torch.compile(temporal_deform_attn, fullgraph=True, backend="aot_eager")
+    for name in (path, "reference"):
+        for enabled in (False, True, False):
+            with forced_path(name), torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+                got = compiled(one.values, one.locations, one.weights, one.level_lengths)
+                expected = temporal_deform_attn(one.values, one.locations, one.weights, one.level_lengths)
+            assert got.dtype == (torch.bfloat16 if enabled else torch.float32)
+            torch.testing.assert_close(got, expected)
 
 
 def test_autocast_leaves_float64_alone(path, case) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from psftr.errors import PsftrError
 from psftr.features.video import SUFFIXES
+from psftr.files import read_lines
 from psftr.predictions import canonical_id
 
 
@@ -22,7 +23,7 @@ class VideoFile:
 def find_videos(inputs: Iterable[str | Path]) -> list[VideoFile]:
     """Files, folders (searched with their subfolders for known endings) and `@lists` (one of either per line).
 
-    Sorted by id. Raises FileNotFoundError for what is not there, PsftrError for two files of one id.
+    Sorted by id. Raises PsftrError for what is not there, for an address, and for two files of one id.
     """
     found: dict[str, VideoFile] = {}
     for path in _expand(inputs, listed_in=None):
@@ -37,9 +38,10 @@ def _expand(inputs: Iterable[str | Path], *, listed_in: Path | None) -> Iterable
     for name in inputs:
         if str(name).startswith("@") and listed_in is None:
             listing = Path(str(name)[1:])
-            lines = [line.strip() for line in listing.read_text(encoding="utf-8").splitlines()]
-            yield from _expand([line for line in lines if line and not line.startswith("#")], listed_in=listing)
+            yield from _expand(read_lines(listing, "videos or folders of them"), listed_in=listing)
             continue
+        if not name or "://" in str(name):
+            raise PsftrError(f"{str(name)!r} is not a video file or a folder; download it first, then give its path")
         path = Path(name)
         if not path.exists() and listed_in is not None:
             path = listed_in.parent / name  # a list may also name what lies beside it
@@ -51,7 +53,7 @@ def _expand(inputs: Iterable[str | Path], *, listed_in: Path | None) -> Iterable
         elif path.exists():
             yield path
         else:
-            raise FileNotFoundError(f"video {name} not found" + (f" (listed in {listed_in})" if listed_in else ""))
+            raise PsftrError(f"video {name} not found" + (f" (listed in {listed_in})" if listed_in else ""))
 
 
 def select_shard(videos: Sequence[VideoFile], shard: str) -> list[VideoFile]:

@@ -25,6 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from psftr.errors import PsftrError
+from psftr.features.settings import ExtractSettings
 from psftr.features.video.probe import (
     VideoError,
     VideoProbe,
@@ -121,7 +122,7 @@ def sample_video(
     *,
     stride: int,
     emit: Callable[[SampledFrame], None],
-    decoder: str = "pyav",
+    decoder: str = ExtractSettings.decoder,
     threads: int = 1,
 ) -> VideoSummary:
     """Decode a file (or what `probe_video` returned for it) and call `emit` for each row in order.

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def _training(setup: TrainingSetup) -> Training:
-    from psftr.data.datamodule import ZstalDataModule
+    from psftr.data.datamodule import ZstalDataModule, val_share
     from psftr.methods.psftr.build import build_window_policy, network_config
     from psftr.methods.psftr.module import PsftrModule
     from psftr.settings import to_dict
@@ -22,13 +22,13 @@ def _training(setup: TrainingSetup) -> Training:
     data = ZstalDataModule(
         dataset=dataset,
         policy=build_window_policy(own.window, is_peer=is_peer),
-        settings=common.data,
-        val_fraction=common.validation_share,
+        data=common.data,
+        val_fraction=val_share(common.data, chooses_checkpoint=common.checkpoint.rule != "last"),
         exclude=common.dataset.exclude,
         seed=common.seed,
         protocol=common.protocol,
     )
-    data.setup()
+    data.setup("fit")
     # under protocol=clean the names of unseen classes are not even embedded here
     text = setup.text(tuple(dict.fromkeys((*data.train_classes, *data.val_classes))))
     module = PsftrModule(
@@ -39,7 +39,7 @@ def _training(setup: TrainingSetup) -> Training:
         val_classes=list(data.val_classes),
         is_peer=is_peer,
         text=text,
-        score=setup.score(data.val_annotations, data.val_classes),
+        score=setup.score(data.val_annotations, data.val_classes) if data.val_annotations.videos else None,
     )
     count = sum(p.numel() for p in module.network.parameters()) / 1e6
     return Training(
@@ -49,6 +49,7 @@ def _training(setup: TrainingSetup) -> Training:
         train_classes=data.train_classes,
         text=text,
         facts=data.training_facts(),
+        summary=data.summary(),
         network_facts=to_dict(network_config(own.model, feature_dim=dataset.store.dim, text_dim=text.dim)),
         lines=(f"PSFTR {count:.1f} M parameters, dim {own.model.dim}",),
     )

@@ -44,7 +44,7 @@ class Criterion:
             num_actions = count_actions(batch.targets, outputs.saliency_logits.device)
             terms = self._query_terms(outputs.final, batch.targets, num_actions)
             terms["saliency"] = self.weights.saliency * self.saliency_loss(
-                outputs.saliency_logits.float(), batch.is_action.float(), batch.is_padding
+                outputs.saliency_logits.float(), batch.is_action.float(), batch.is_padding | batch.is_ignored
             )
             for i, layer in enumerate(outputs.auxiliary):
                 layer_terms = self._query_terms(layer, batch.targets, num_actions)

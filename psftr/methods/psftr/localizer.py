@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import islice
-from typing import cast
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from psftr.data.batches import Batch, Collate, Sample
-from psftr.data.windows import Window, WindowPolicy, window_rows
+from psftr.data.batches import Batch, inference_batches
+from psftr.data.windows import WindowPolicy
 from psftr.errors import PsftrError
 from psftr.features.text import TextEmbeddings
 from psftr.methods.psftr.postprocess import PostProcessor, WindowDetections
 from psftr.predictions import Detection, FrameFeatures
-from psftr.segments import Timeline
 
 
 class PsftrLocalizer:
@@ -36,8 +33,6 @@ class PsftrLocalizer:
         batch_size: int,
         device: torch.device | str,
     ) -> None:
-        if batch_size < 1:
-            raise PsftrError(f"batch_size must be at least 1 window, got {batch_size}")
         self.device = torch.device(device)
         self.network = network.to(self.device).eval()
         self.text = text
@@ -55,14 +50,13 @@ class PsftrLocalizer:
         if not class_names:
             raise PsftrError("no class names to look for; give at least one")
         text = self.text.select(class_names).to(self.device)
-        waiting: dict[int, list[WindowDetections]] = {}
-        rows = self._rows(videos)
-        while chunk := list(islice(rows, self.batch_size)):
-            found = self._detect([(window, features) for _, _, window, features in chunk], text, class_names)
-            for (video, is_last, window, _), one in zip(chunk, found):
-                waiting.setdefault(video, []).append(one)
+        waiting: list[WindowDetections] = []
+        for batch, ends in self._batches(videos):
+            for window, found, is_last in zip(batch.windows, self._detect(batch, text, class_names), ends):
+                waiting.append(found)
                 if is_last:
-                    yield window.video_id, self.postprocessor.merge(waiting.pop(video))
+                    yield window.video_id, self.postprocessor.merge(waiting)
+                    waiting = []
 
     @torch.inference_mode()
     def saliency(self, features: FrameFeatures, labels: Sequence[str]) -> NDArray[np.float64]:
@@ -70,36 +64,21 @@ class PsftrLocalizer:
         text = self.text.select(labels).to(self.device)
         centres = np.arange(len(features.features)) + 0.5
         total, count = np.zeros(len(centres)), np.zeros(len(centres))
-        for _, _, window, rows in self._rows([features]):
-            batch = self._batch([(window, rows)])
+        for batch, _ in self._batches([features]):
             outputs = self.network(batch.features, batch.is_padding, text)
-            values = outputs.saliency_logits[0, : window.num_valid].float().sigmoid().cpu().numpy()
-            at = window.offset + (np.arange(window.num_valid) + 0.5) * (window.span / window.num_valid)
-            inside = (centres >= window.offset) & (centres <= window.offset + window.span)
-            total[inside] += np.interp(centres[inside], at, values)
-            count[inside] += 1
+            for window, logits in zip(batch.windows, outputs.saliency_logits.float()):
+                values = logits[: window.num_valid].sigmoid().cpu().numpy()
+                at = window.offset + (np.arange(window.num_valid) + 0.5) * (window.span / window.num_valid)
+                inside = (centres >= window.offset) & (centres <= window.offset + window.span)
+                total[inside] += np.interp(centres[inside], at, values)
+                count[inside] += 1
         return total / np.maximum(count, 1)
 
-    def _batch(self, windows: Sequence[tuple[Window, np.ndarray]]) -> Batch:
-        return Collate(())([(Sample(window), rows) for window, rows in windows]).to(self.device)
-
-    def _rows(self, videos: Iterable[FrameFeatures]) -> Iterator[tuple[int, bool, Window, np.ndarray]]:
-        """(number of the video, is its last window, window, rows [size, D])."""
-        for number, video in enumerate(videos):
-            features = np.asarray(video.features)
-            if features.ndim != 2 or len(features) == 0:
-                raise PsftrError(f"video {video.video_id}: features {list(features.shape)} are not [T >= 1, D]")
-            if not np.isfinite(features).all():
-                raise PsftrError(f"video {video.video_id}: features hold values that are not finite; extract again")
-            timeline = cast(Timeline, video.timeline)  # the feature store's, which windows are made of
-            windows = self.policy.windows(video.video_id, timeline, training=False)
-            for window in windows:
-                yield number, window is windows[-1], window, window_rows(features, window)
+    def _batches(self, videos: Iterable[FrameFeatures]) -> Iterator[tuple[Batch, tuple[bool, ...]]]:
+        for batch, ends in inference_batches(videos, policy=self.policy, batch_size=self.batch_size):
+            yield batch.to(self.device), ends
 
     @torch.inference_mode()
-    def _detect(
-        self, windows: Sequence[tuple[Window, np.ndarray]], text: Tensor, class_names: Sequence[str]
-    ) -> list[WindowDetections]:
-        batch = self._batch(windows)
+    def _detect(self, batch: Batch, text: Tensor, class_names: Sequence[str]) -> list[WindowDetections]:
         outputs = self.network(batch.features, batch.is_padding, text)
         return self.postprocessor.detect(outputs, batch, text, class_names)

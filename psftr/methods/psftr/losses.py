@@ -44,17 +44,20 @@ def sigmoid_focal(logits: Tensor, labels: Tensor, *, alpha: float, gamma: float)
     return alpha_of_label * (1 - p_of_label) ** gamma * cross_entropy
 
 
-def saliency_bce(logits: Tensor, is_action: Tensor, is_padding: Tensor) -> Tensor:
-    """Binary cross-entropy per frame, averaged over the batch's valid frames (eq. 10): all [B, T]."""
+def saliency_bce(logits: Tensor, is_action: Tensor, is_left_out: Tensor) -> Tensor:
+    """Binary cross-entropy per frame, averaged over the batch's frames that are not left out (eq. 10): all [B, T].
+
+    is_left_out: True on padding, and where a frame is neither action nor background.
+    """
     loss = F.binary_cross_entropy_with_logits(logits, is_action, reduction="none")
-    return _mean_of_valid(loss, is_padding)
+    return _mean_of_kept(loss, is_left_out)
 
 
-def saliency_focal(logits: Tensor, is_action: Tensor, is_padding: Tensor) -> Tensor:
+def saliency_focal(logits: Tensor, is_action: Tensor, is_left_out: Tensor) -> Tensor:
     """Focal form of `saliency_bce`, as the peers train it: all [B, T]."""
-    return _mean_of_valid(sigmoid_focal(logits, is_action, alpha=ALPHA, gamma=GAMMA), is_padding)
+    return _mean_of_kept(sigmoid_focal(logits, is_action, alpha=ALPHA, gamma=GAMMA), is_left_out)
 
 
-def _mean_of_valid(loss: Tensor, is_padding: Tensor) -> Tensor:
-    is_valid = ~is_padding
-    return torch.where(is_valid, loss, 0.0).sum() / is_valid.sum().clamp(min=1)
+def _mean_of_kept(loss: Tensor, is_left_out: Tensor) -> Tensor:
+    is_kept = ~is_left_out
+    return torch.where(is_kept, loss, 0.0).sum() / is_kept.sum().clamp(min=1)

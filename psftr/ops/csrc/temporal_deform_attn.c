@@ -149,8 +149,8 @@ INLINE void two_rows(const float *grad, const float *row, float *grad_row, float
     *right = horizontal_sum(sum_right) + tail_right;
 }
 
-/* Ask for `rows` rows of one head from row `from` on, some time before they are read or written: they lie too far apart
- * for the processor to guess, and `write` spares it a second look for who else might hold them. */
+/* Fetch `rows` rows of one head, from row `from` on, into the cache some time before they are used: they lie too far
+ * apart for the processor to predict. `write`: they will be written, not read. */
 INLINE void fetch_rows(const float *head, int64_t stride, int64_t from, int64_t rows, int64_t dim, const int write) {
     for (int64_t t = from; t < from + rows; ++t)
         for (int64_t d = 0; d < dim; d += CACHE_LINE) __builtin_prefetch(head + t * stride + d, write, 2);

@@ -44,6 +44,7 @@ def batch_of(targets, frames=8):
         targets=tuple(targets),
         is_action=torch.zeros(len(targets), frames),
         is_padding=torch.zeros(len(targets), frames, dtype=torch.bool),
+        is_ignored=torch.zeros(len(targets), frames, dtype=torch.bool),
     )
 
 
@@ -66,6 +67,20 @@ def test_every_term_by_hand():
             "total": 2 * math.log(2) + 1.0 + 1.0 + 3 * focal + 3 * math.log(2),
         }
     )
+
+
+def test_ignored_frames_carry_no_saliency_loss():
+    outputs = random_outputs(batch=1)
+    logits = tensor([[0.0, 0.0, math.log(3.0), 50.0, 50.0, 50.0, 50.0, 50.0]], requires_grad=True)
+    outputs = Outputs(final=outputs.final, saliency_logits=logits, auxiliary=())
+    batch = batch_of([target([], [])])
+    batch.is_padding[:, 6:] = True
+    batch.is_ignored[:, 3:6] = True
+    saliency = criterion()(outputs, batch)["saliency"]
+    saliency.backward()
+    expected = 3.0 * (math.log(2) + math.log(2) + math.log(4)) / 3  # three background frames at p = 1/2, 1/2, 3/4
+    assert saliency.item() == pytest.approx(expected)
+    assert logits.grad[0, 3:].tolist() == [0.0] * 5
 
 
 def test_query_terms_are_per_action_and_saliency_is_per_frame():

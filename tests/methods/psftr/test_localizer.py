@@ -3,8 +3,8 @@ import pytest
 import torch
 from parts import postprocessor
 from torch import nn
+from windowing import policy
 
-from psftr.data.windows import WindowPolicy
 from psftr.errors import PsftrError
 from psftr.features.store import VideoFeatures
 from psftr.features.text import TextEmbeddings
@@ -54,10 +54,11 @@ class ReadsRuns(nn.Module):
 
 
 def localizer(network=None, **more):
-    policy = WindowPolicy(mode="slide", size=8, test_overlap=0.25)
     parts = {"batch_size": 16, "device": "cpu"} | more
     found = postprocessor(soft_nms_sigma=0.01)
-    return PsftrLocalizer(network=network or ReadsRuns(), text=TEXT, postprocessor=found, policy=policy, **parts)
+    return PsftrLocalizer(
+        network=network or ReadsRuns(), text=TEXT, postprocessor=found, policy=policy(size=8), **parts
+    )
 
 
 def localize(one, names, **more):
@@ -136,4 +137,4 @@ def test_mistakes_are_named():
     with pytest.raises(PsftrError, match="video v: features hold values that are not finite"):
         localize(video("v", broken), NAMES)
     with pytest.raises(PsftrError, match="batch_size must be at least 1 window, got 0"):
-        localizer(batch_size=0)
+        next(localizer(batch_size=0).localize([clip], NAMES))
