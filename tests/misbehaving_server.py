@@ -11,7 +11,10 @@ from collections import Counter
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
-ALWAYS = ("schema_refused", "images_limited", "no_logprobs", "e401", "e404", "e429", "e500", "hang", "garbage", "wrong_types", "slow")  # fmt: skip
+ALWAYS = (
+    "schema_refused", "images_limited", "no_logprobs", "e401", "e404", "e429", "e500", "hang", "garbage", "wrong_types",
+    "slow",
+)  # fmt: skip
 PASSING = ("busy", "error", "unavailable", "silence", "truncated", "garbled", "hollow", "odd_types", "nonsense")
 WORDS = {
     "schema_refused": "response_format json_schema is not supported by this model",
@@ -24,7 +27,7 @@ WORDS = {
 
 
 class Server(ThreadingHTTPServer):
-    """mode: None (well) or one of ALWAYS; `faults(question, attempt)` names one of PASSING, or None, for each attempt."""
+    """mode: None (well) or one of ALWAYS. `faults(question, attempt)`: one of PASSING, or None, for each attempt."""
 
     daemon_threads, request_queue_size = True, 256
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from psftr.cli.hydra_app import conf_dir
 from psftr.errors import PsftrError
 from psftr.files import some, write_json
-from psftr.language_models.settings import BACKENDS
+from psftr.language_models.settings import BACKENDS, ClipSettings
 from psftr.methods.cascade.settings import CascadeSettings, cascade_settings, shipped_stage_file
 
 if TYPE_CHECKING:
@@ -42,8 +42,8 @@ examples:
 
 Each step may have its own model: backend@filter=, backend@caption=, backend@planner=; one that is not given is that of
 the step before, and `backend` answers the questions about stages. A key of a server comes from the environment variable
-that backend.api_key_env names. A run that was interrupted, or had failures, goes on with the same command. Exit status 1:
-some videos could not be read or have failed questions.
+that backend.api_key_env names. A run that was interrupted, or had failures, goes on with the same command. Exit status
+1: some videos could not be read or have failed questions.
 """
 log = logging.getLogger("psftr")
 
@@ -72,16 +72,25 @@ def run_on_videos(settings: CascadeSettings) -> None:
 
     out = Path(settings.out or Path("outputs") / f"cascade-{settings.backend.name}")
     videos = build.own_videos(settings.videos)
+    found: dict[str, Any]
     file = stage_file(settings)
     if settings.backend.kind == "clip":
-        cascade, store, failures = build.clip_on_videos(settings, videos, file=file, out=out)
-        traces = [cascade.trace(store.read(video_id), settings.labels) for video_id in videos if video_id not in failures]
+        from psftr.api.inputs import open_videos
+        from psftr.features.encoders import make_encoder
+
+        encoder = make_encoder(settings.encoder)
+        inputs = open_videos(
+            list(videos.values()), encoder=encoder, stride=settings.extract.stride, keep=out / "features",
+            on_progress=lambda _: None,
+        )  # fmt: skip
+        cascade = build.open_clip_cascade_for(settings, encoder, file=file)
+        traces = [cascade.trace(inputs.store.read(video_id), settings.labels) for video_id in inputs.ids]
+        found, failures = {t.video_id: t.detections() for t in traces}, dict(inputs.failed)
         write(
-            out, {t.video_id: t.detections() for t in traces}, {t.video_id: t.to_dict() for t in traces},
-            config=cascade.config, features=features_of(store), text=cascade.names.provenance(),
+            out, found, {t.video_id: t.to_dict() for t in traces},
+            config=cascade.config, features=features_of(inputs.store), text=cascade.names.provenance(),
             threshold=settings.reconstruction.threshold, failures=failures,
         )  # fmt: skip
-        found = {t.video_id: t.detections() for t in traces}
     else:
         outcome = ask_models(settings, settings.labels, videos, out)
         if outcome is None:
@@ -168,7 +177,7 @@ def ask_models(
     hints, asked = None, settings.questions
     if features is not None and (asked.filter == "clip" or asked.max_classes or asked.frames_share < 1):
         text = class_text(names, store=features.store, root=features.root, settings=settings.text)
-        hints = Hints(store=features.store, names=text)
+        hints = Hints(store=features.store, names=text, min_presence=ClipSettings().min_presence)
         absent = [video_id for video_id in videos if video_id not in features.store]
         if absent:
             raise PsftrError(f"{features.store.path} has no features of {some(absent)}, which questions.… asks for")
@@ -194,7 +203,7 @@ def ask_models(
             {video_id: looked.detections for video_id, looked in outcome.finished.items()},
             {video_id: looked.trace for video_id, looked in outcome.finished.items()},
             config=facts, threshold=settings.reconstruction.threshold,
-            counts={s.model.identity: {**s.counts.to_dict(), **s.model.usage.to_dict()} for s in cascade.steps.sessions},
+            counts={s.model.identity: s.counts.to_dict() | s.model.usage.to_dict() for s in cascade.steps.sessions},
             failures={**outcome.failures, **never_reached(videos, outcome)}, is_over=is_over,
             **(dataset.provenance() if dataset else {"features": sources}),
         )  # fmt: skip
@@ -355,12 +364,16 @@ def show_scores(
             scored["clip_baseline (SYNTHETIC features)"] = scored.pop("clip_baseline")
             is_synthetic = True
     elif settings.baseline:
-        log.info("no CLIP features given, so no baseline: extract them with `psftr extract`, or set dataset.features=FILE")
+        log.info(
+            "no CLIP features given, so no baseline: extract them with `psftr extract`, or set dataset.features=FILE"
+        )
     average = show_evaluations(evaluations, split.index, out, figures=settings.figures)
     per_video = {name: score_per_video(p, annotations, split, protocol=rule) for name, p in scored.items()}
     log.info("\n%s", per_video_text(per_video, protocol=rule, synthetic=is_synthetic, ratio=split.ratio))
     if missing:
-        log.info("INCOMPLETE: %d of %d test videos are missing from cascade's rows and count as nothing found", missing, of)
+        log.info(
+            "INCOMPLETE: %d of %d test videos are missing from cascade's rows and count as nothing found", missing, of
+        )
     write_json(out / "per_video.json", {name: ap.to_dict() for name, ap in per_video.items()})
     log.info("\npredictions and stages: %s, %s", out / "predictions.json", out / "stages.json")
     return average

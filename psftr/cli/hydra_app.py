@@ -1,9 +1,9 @@
 """Hydra at the door: composes the configuration, names mistyped keys before any work, keeps errors to one line.
 
 A Hydra verb is a module with CONFIG (its file in conf/), SETTINGS (its class), HELP, `run(config)`, which takes
-plain values, and, where the verb knows more, `check(config)`, which refuses values before any folder is made. GROUPS, {group: {name:
-class}}, are config groups whose options are settings classes: NAME is the option `settings_NAME`, for conf/ to build on.
-Nothing below this package sees a DictConfig.
+plain values, and, where the verb knows more, `check(config)`, which refuses values before any folder is made.
+GROUPS, {group: {name: class}}, are config groups whose options are settings classes: `settings_NAME`, on which files in
+conf/ build. Nothing below this package sees a DictConfig.
 """
 
 from __future__ import annotations

@@ -27,11 +27,11 @@ def question_key(
     options: Sequence[str] = (),
     schema: Schema | None = None,
     temperature: float = 0.0,
-    max_tokens: int = 1,
+    answer_tokens: int = 1,
 ) -> str:
     """The key of a question; `kind` is "generate" or "choose", `options` are the words to choose from."""
     content = [_FORMAT, kind, identity, prompt, list(options), schema and [schema.name, schema.json]]
-    text = json.dumps([*content, temperature, max_tokens, list(frames.digests)], sort_keys=True)
+    text = json.dumps([*content, temperature, answer_tokens, list(frames.digests)], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
 
 

@@ -17,7 +17,7 @@ class DryMLLM:
 
     def generate(
         self, frames: Frames, prompt: str, *, schema: Schema | None = None, temperature: float = 0.0,
-        max_tokens: int = 512,
+        answer_tokens: int,
     ) -> str:  # fmt: skip
         raise MllmError("a dry run asks nothing")
 

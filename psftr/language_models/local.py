@@ -66,7 +66,9 @@ class TransformersMLLM:
         self._ids: dict[tuple[str, ...], list[list[int]]] = {}
 
     @classmethod
-    def load(cls, settings: LocalSettings, *, device: str | torch.device, seed: int, **options: Any) -> TransformersMLLM:
+    def load(
+        cls, settings: LocalSettings, *, device: str | torch.device, seed: int, **options: Any
+    ) -> TransformersMLLM:
         """Weights and processor from a local folder or, if the machine may fetch them, from the hub.
 
         Raises PsftrError in one line when they are not available.
@@ -107,9 +109,9 @@ class TransformersMLLM:
 
     def generate(
         self, frames: Frames, prompt: str, *, schema: Schema | None = None, temperature: float = 0.0,
-        max_tokens: int = 512,
+        answer_tokens: int,
     ) -> str:  # fmt: skip
-        limit = min(max_tokens, self.settings.max_tokens or max_tokens)
+        limit = min(answer_tokens, self.settings.max_tokens or answer_tokens)
         with self._lock:
             inputs = self._inputs([self._images(frames)], [prompt])
             length = inputs["input_ids"].shape[1]
@@ -153,8 +155,8 @@ class TransformersMLLM:
             except torch.OutOfMemoryError:
                 if self._batch_rows == 1:
                     raise PsftrError(
-                        "one frame and prompt at a time do not fit into the device's memory: set backend.quantize=int4, "
-                        "backend.device_map=auto or a smaller backend.frame_size"
+                        "one frame and prompt at a time do not fit into the device's memory: set "
+                        "backend.quantize=int4, backend.device_map=auto or a smaller backend.frame_size"
                     ) from None
                 self._batch_rows = max(1, self._batch_rows // 2)
                 log.warning("out of memory: going on with backend.batch_rows=%d", self._batch_rows)

@@ -103,7 +103,7 @@ class Frames:
     frames: tuple[Frame, ...] = ()
 
     @classmethod
-    def of(cls, rgb: Sequence[NDArray[np.uint8]], times_s: Sequence[float], *, size: int = 448) -> Frames:
+    def of(cls, rgb: Sequence[NDArray[np.uint8]], times_s: Sequence[float], *, size: int) -> Frames:
         """Pictures `[H, W, 3]` uint8 and the times they are shown at."""
         if len(rgb) != len(times_s):
             raise PsftrError(f"{len(rgb)} frames with {len(times_s)} timestamps; one each is needed")
@@ -155,7 +155,7 @@ class MLLM(Protocol):
 
     def generate(
         self, frames: Frames, prompt: str, *, schema: Schema | None = None, temperature: float = 0.0,
-        max_tokens: int = 512,
+        answer_tokens: int,
     ) -> str:  # fmt: skip
         """The answer to `prompt` about all frames together (none: a question in words only).
 

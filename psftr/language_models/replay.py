@@ -1,6 +1,6 @@
 """Recorded answers instead of a model: the same run again, anywhere, without weights, network or cost.
 
-    {"format": "psftr-answers-2", "models": {STEP: {"identity": TEXT, "frame_size": PX}}, "answers": {KEY: ANSWER}}
+{"format": "psftr-answers-2", "models": {STEP: {"identity": TEXT, "frame_size": PX}}, "answers": {KEY: ANSWER}}
 """
 
 from __future__ import annotations
@@ -70,10 +70,16 @@ class ReplayMLLM:
 
     def generate(
         self, frames: Frames, prompt: str, *, schema: Schema | None = None, temperature: float = 0.0,
-        max_tokens: int = 512,
+        answer_tokens: int,
     ) -> str:  # fmt: skip
         key = question_key(
-            "generate", self.identity, prompt, frames, schema=schema, temperature=temperature, max_tokens=max_tokens
+            "generate",
+            self.identity,
+            prompt,
+            frames,
+            schema=schema,
+            temperature=temperature,
+            answer_tokens=answer_tokens,
         )
         if key not in self._answers:
             raise MllmError(_ABSENT)

@@ -102,9 +102,9 @@ class OpenAiServer:
 
     def generate(
         self, frames: Frames, prompt: str, *, schema: Schema | None = None, temperature: float = 0.0,
-        max_tokens: int = 512,
+        answer_tokens: int,
     ) -> str:  # fmt: skip
-        options: dict[str, Any] = {"temperature": temperature, "max_tokens": max_tokens}
+        options: dict[str, Any] = {"temperature": temperature, "max_tokens": answer_tokens}
         structured = self.settings.structured
         if schema is not None and structured == "json_schema":
             described = {"name": schema.name, "schema": dict(schema.json), "strict": True}
@@ -222,12 +222,14 @@ class OpenAiServer:
             except TimeoutError:
                 told = f"; before that: {self._reason(last[0])}" if last else ""
                 raise MllmError(
-                    f"no answer within {self._limit_s:g} s{told} (backend.preflight_s is the limit of the first questions)"
+                    f"no answer within {self._limit_s:g} s{told} (backend.preflight_s limits the first questions)"
                 ) from None
             except Exception as error:
                 status = getattr(error, "status_code", None)
                 if status in _FATAL:
-                    raise PsftrError(f"the server {_FATAL[status]} ({status}): {self._words(error)}{self._remedy(status)}") from None
+                    raise PsftrError(
+                        f"the server {_FATAL[status]} ({status}): {self._words(error)}{self._remedy(status)}"
+                    ) from None
                 raise MllmError(self._reason(error)) from None
 
     def _note_usage(self, reply: Any) -> None:
@@ -256,7 +258,7 @@ class OpenAiServer:
     def _remedy(self, status: int) -> str:
         name = self.settings.api_key_env
         if status == 404:
-            return f"; the address is backend.base_url={self.settings.base_url}, the model backend.model={self.settings.model}"
+            return f"; the address is base_url={self.settings.base_url}, the model is model={self.settings.model}"
         return f"; the key is read from the environment variable {name} (backend.api_key_env), which is " + (
             "set" if self._key else "not set"
         )

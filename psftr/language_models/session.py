@@ -108,7 +108,7 @@ class Session:
         parse: Callable[[str], T],
         schema: Schema | None = None,
         temperature: float = 0.0,
-        max_tokens: int = 512,
+        answer_tokens: int = 512,
         has_fallback: bool = True,
     ) -> T | None:
         """`parse` of the answer, or None (counted as unusable) if the model answers, but not as asked.
@@ -117,7 +117,7 @@ class Session:
         is kept as the answer to the first question. Without a fallback an unusable answer is a failure. Raises
         MllmError for a failure (counted), BudgetExhausted, GivenUp.
         """
-        options: dict[str, Any] = {"schema": schema, "temperature": temperature, "max_tokens": max_tokens}
+        options: dict[str, Any] = {"schema": schema, "temperature": temperature, "answer_tokens": answer_tokens}
         key = question_key("generate", self.model.identity, prompt, frames, **options)
         kept = self.cache.get(key)
         if kept is not None:
@@ -217,9 +217,7 @@ class Session:
                 self._note_trouble("failed", kind, str(error))
 
             self._count("asked", kind, len(rows) * len(stages))
-            self.model.choose(
-                [clips[row] for row in rows], [prompts[s] for s in stages], options, keep=keep, fail=fail
-            )
+            self.model.choose([clips[row] for row in rows], [prompts[s] for s in stages], options, keep=keep, fail=fail)
         for one in (self, *self._views):
             with self._lock:
                 one.counts.undecided += undecided
@@ -256,5 +254,7 @@ class Session:
 def _is_shares(value: Any, count: int) -> bool:
     """Whether a kept value is an answer to a choice: null, or `count` shares."""
     return value is None or (
-        isinstance(value, list) and len(value) == count and all(isinstance(v, int | float) and 0 <= v <= 1 for v in value)
+        isinstance(value, list)
+        and len(value) == count
+        and all(isinstance(v, int | float) and 0 <= v <= 1 for v in value)
     )

@@ -26,19 +26,30 @@ class ClipSettings(Checked):
     kind: str = setting("clip", "the kind of backend", choices=("clip",))
     name: str = setting("clip", "names output folders")
     slope: float = setting(150.0, "steepness of the sigmoid", above=0)
-    centre: str = setting("median", "median: each stage's median over the video is its zero", choices=("none", "median"))
+    centre: str = setting(
+        "median", "median: each stage's median over the video is its zero", choices=("none", "median")
+    )
     smooth_s: float = setting(1.0, "width of a moving average over similarities", unit="s", least=0)
     min_presence: float = setting(0.1, "least mean probability of a class in a video to be looked for", least=0, most=1)
 
 
 @dataclass(frozen=True, kw_only=True)
-class _AskedSettings(Checked):
-    """What every backend that answers questions takes."""
+class _Answering(Checked):
+    """What everything takes that answers questions."""
 
-    frame_size: int = setting(448, "longer side of the frames shown", unit="px", least=32, most=4096)
     give_up_after: int | None = setting(
         5, "so many failed questions of one kind in a row end the run; null: never", least=1
     )
+
+
+@dataclass(frozen=True, kw_only=True)
+class _AskedSettings(_Answering):
+    """What every model takes that is asked."""
+
+    model: str = setting(
+        "Qwen/Qwen2.5-VL-7B-Instruct", "the server's name for it, a hub name, or a folder with all of it"
+    )
+    frame_size: int = setting(448, "longer side of the frames shown", unit="px", least=32, most=4096)
     budget: int | None = setting(None, "requests in all, retries included; null: no limit", least=0)
     price_in: float | None = setting(None, "price of a million tokens of prompts; null: not said", unit="$", least=0)
     price_out: float | None = setting(None, "price of a million tokens of answers; null: not said", unit="$", least=0)
@@ -51,7 +62,6 @@ class ServerSettings(_AskedSettings):
 
     kind: str = setting("server", "the kind of backend", choices=("server",))
     name: str = setting("server", "names output folders")
-    model: str = setting("Qwen/Qwen2.5-VL-7B-Instruct", "the model's name at the server")
     base_url: str = setting("http://localhost:8000/v1", "the server's address")
     api_key_env: str = setting("OPENAI_API_KEY", "the environment variable that holds the key")
     structured: str = setting(
@@ -71,7 +81,6 @@ class LocalSettings(_AskedSettings):
 
     kind: str = setting("transformers", "the kind of backend", choices=("transformers",))
     name: str = setting("transformers", "names output folders")
-    model: str = setting("Qwen/Qwen2.5-VL-7B-Instruct", "a hub name, or a folder with weights and all")
     dtype: str = setting("auto", "number format of the weights", choices=("auto", "float32", "float16", "bfloat16"))
     quantize: str = setting("none", "weights in fewer bits, through bitsandbytes", choices=("none", "int8", "int4"))
     device_map: str | None = setting(None, "auto: weights over all GPUs and memory; null: one device")
@@ -84,15 +93,12 @@ class LocalSettings(_AskedSettings):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ReplaySettings(Checked):
+class ReplaySettings(_Answering):
     """Answers recorded by an earlier run (record=FILE): no model, no network."""
 
     kind: str = setting("replay", "the kind of backend", choices=("replay",))
     name: str = setting("replay", "names output folders")
     file: str | None = setting(None, "the recording")
-    give_up_after: int | None = setting(
-        5, "so many questions in a row that are not in the recording end the run; null: never", least=1
-    )
 
 
 Backend = NoBackend | ClipSettings | ServerSettings | LocalSettings | ReplaySettings
@@ -107,9 +113,7 @@ BACKENDS: Mapping[str, type[Any]] = {
 
 def backend_settings(values: Mapping[str, Any], *, where: str) -> Any:
     """The settings class that `kind` names, filled. Raises PsftrError that names `where` and the setting."""
-    kind = values.get("kind", "none")
+    kind = str(values.get("kind"))
     if kind not in BACKENDS:
-        raise PsftrError(
-            f"{where}.kind={kind} is unknown{nearest(str(kind), BACKENDS)}; choose {', '.join(BACKENDS)}"
-        )
+        raise PsftrError(f"{where}.kind={kind} is unknown{nearest(kind, BACKENDS)}; choose {', '.join(BACKENDS)}")
     return from_dict(BACKENDS[kind], values, where=f"{where}.")

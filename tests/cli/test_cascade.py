@@ -88,10 +88,13 @@ def test_observed_behaviour_finds_all_classes_and_scores_nothing(workplace):
         (["videos=[a.mp4]", "labels=[null]"], "labels needs a value, got null"),
         (["videos=[a.mp4]", "labels=[high jump,HighJump]"], "labels 'high jump' and 'HighJump' are the same in words"),
         (["backend=qwen", "backend.frame_size=0"], "backend.frame_size must be at least 32, got 0"),
-        (["backend=qwen", "backend.dtype=floaty"], "backend.dtype=floaty is unknown, did you mean 'float16'?"),
+        (["backend=qwen", "backend.dtype=floaty"], "backend.dtype=floaty is unknown, did you mean 'float32'?"),
         (["backend=server", "backend.concurrency=0"], "backend.concurrency must be at least 1, got 0"),
         (["backend=server", "backend@planner=deepseek", "planner.budget=-1"], "planner.budget must be at least 0"),
-        (["planner.budget=9", "backend@planner=deepseek"], "backend=clip asks no other model: leave out backend@planner"),
+        (
+            ["planner.budget=9", "backend@planner=deepseek"],
+            "backend=clip asks no other model: leave out backend@planner",
+        ),
         (["compat=true", "reconstruction.gap_s=2"], "compat=true sets reconstruction.gap_s=0.0, but 2.0 was given"),
         (["record=a.json"], "backend=clip asks no questions: leave out record=FILE"),
         (["dataset.name=synthetic", "stages=few.yaml"], "no stage plan for"),
@@ -149,10 +152,18 @@ def test_tiny_models_run_end_to_end_on_a_real_video_and_replay(kind, shared_data
     (tmp_path / "plans.yaml").write_text("clean and jerk: {stages: [{description: people jump, is_key: true}]}")
     known = [*common, f"backend={kind}", *model, "stages=plans.yaml"]
     psftr("cascade", *known, "out=known", cwd=tmp_path)
-    replayed = ["backend=replay", "backend.file=answers.json", "questions.filter=all", "stages=plans.yaml", "out=replayed"]
+    replayed = [
+        "backend=replay",
+        "backend.file=answers.json",
+        "questions.filter=all",
+        "stages=plans.yaml",
+        "out=replayed",
+    ]
     psftr("cascade", *common, *replayed, cwd=tmp_path)
     videos = [stages_of(tmp_path / name)["videos"] for name in ("known", "replayed")]
-    assert [one["curves"] for one in videos[0][video.stem]["classes"]] == [c["curves"] for c in videos[1][video.stem]["classes"]]
+    assert [one["curves"] for one in videos[0][video.stem]["classes"]] == [
+        c["curves"] for c in videos[1][video.stem]["classes"]
+    ]
     answer = json.loads((tmp_path / "answers.json").read_text())
     assert video.stem not in json.dumps(answer)
 
@@ -164,9 +175,17 @@ def test_own_videos_with_untrained_clip(shared_data, tmp_path):
         "clean and jerk:\n  stages:\n    - {description: people lift a bar, is_key: true}\n"
         "    - {description: people drop a bar, is_key: false}\n"
     )
-    arguments = [f"videos=[{video}]", "labels=[clean and jerk,chess]", "stages=plans.yaml", "encoder.stride=30", "out=run"]
+    arguments = [
+        f"videos=[{video}]",
+        "labels=[clean and jerk,chess]",
+        "stages=plans.yaml",
+        "extract.stride=30",
+        "out=run",
+    ]
     tiny = Path(__file__).resolve().parents[1] / "tiny_clip.json"
-    psftr("cascade", *arguments, f"encoder.model={tiny}", "encoder.pretrained=random", "device=cpu", cwd=tmp_path)
+    psftr(
+        "cascade", *arguments, f"encoder.model={tiny}", "encoder.pretrained=random", "encoder.device=cpu", cwd=tmp_path
+    )
     provenance = read_predictions(tmp_path / "run" / "predictions.json").provenance
     assert provenance.features["encoder"].endswith(":random-seed0")
     (trace,) = stages_of(tmp_path / "run")["videos"].values()
@@ -181,9 +200,9 @@ def test_a_name_that_is_no_candidate_goes_to_the_nearest_by_text_embedding():
 
     tiny = str(Path(__file__).resolve().parents[1] / "tiny_clip.json")
     settings = NearestSettings(model=tiny, pretrained="random", min_cosine=0.999)
-    nearest = nearest_candidate(settings, ("HighJump", "Diving"))
+    nearest = nearest_candidate(settings, ("HighJump", "Diving"), prompt="prompt3")
     assert nearest("high jump") == "HighJump"  # the same sentence, so cosine 1
-    assert nearest_candidate(NearestSettings(), ("HighJump",)) is None
+    assert nearest_candidate(NearestSettings(), ("HighJump",), prompt="prompt3") is None
 
 
 # --- stages for other methods

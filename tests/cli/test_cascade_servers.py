@@ -1,4 +1,4 @@
-"""`psftr cascade` against a server that misbehaves: the right error in time or a complete result, and nothing wrong kept."""
+"""`psftr cascade` against a server that misbehaves: the right error in time or a complete result, nothing wrong kept."""
 
 import json
 import shutil
@@ -237,7 +237,10 @@ def test_a_dry_run_says_how_much_knows_what_is_kept_and_asks_nothing(server, tmp
     dry = command(server, "dry_run=true")
     done = psftr(*dry, cwd=tmp_path)
     most = 1 + 2 * 2 + 24 * 5 * 2  # the filter, a caption and a plan for each label, five stages of each at every frame
-    assert f"1 videos (0 finished): about {1 + round(1.2 * (2 + 24 * 3.5))} questions expected, at most {most}" in done.stdout
+    assert (
+        f"1 videos (0 finished): about {1 + round(1.2 * (2 + 24 * 3.5))} questions expected, at most {most}"
+        in done.stdout
+    )
     assert not server.bodies
     assert not (tmp_path / "out").exists()
     psftr(*command(server, "backend.budget=30"), cwd=tmp_path, check=False)  # four before the first video
@@ -270,7 +273,12 @@ def test_a_recording_holds_all_answers_after_a_resume_and_of_every_split(server,
 
 def test_each_step_has_its_own_model_and_its_own_budget_in_any_order(server, tmp_path):
     clip(tmp_path / NAME)
-    planner = ["backend@planner=deepseek", f"planner.base_url={server.url}", "planner.structured=json_schema", "planner.model=p"]
+    planner = [
+        "backend@planner=deepseek",
+        f"planner.base_url={server.url}",
+        "planner.structured=json_schema",
+        "planner.model=p",
+    ]
     for order in (planner, planner[::-1]):
         server.bodies.clear()
         out = f"out{len(order[0])}"

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -12,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 from psftr.errors import PsftrError
 from psftr.features.class_text import class_text, text_encoder
-from psftr.features.encoders import pick_device
+from psftr.features.encoders import make_encoder, pick_device
+from psftr.features.settings import EncoderSettings
 from psftr.features.store import FeatureStore
-from psftr.features.text import DEFAULT_PROMPT, TextEmbeddings, class_prompts, embed_names, load_text, resolve_prompt
+from psftr.features.text import TextEmbeddings, class_prompts, embed_names, load_text, resolve_prompt
 from psftr.features.video import SUFFIXES
 from psftr.files import some
 from psftr.language_models import ReplayMLLM, Session
@@ -22,9 +21,9 @@ from psftr.language_models.build import open_session
 from psftr.methods.cascade.clip_cascade import ClipCascade
 from psftr.methods.cascade.filtering import Nearest, nearest_by_embedding
 from psftr.methods.cascade.mllm_cascade import MllmCascade, Steps
-from psftr.methods.cascade.preflight import Preflight
 from psftr.methods.cascade.prefilter import Hints
-from psftr.methods.cascade.settings import CascadeSettings, EncoderSettings, NearestSettings
+from psftr.methods.cascade.preflight import Preflight
+from psftr.methods.cascade.settings import CascadeSettings, NearestSettings
 from psftr.methods.cascade.stages import (
     StagePlan,
     check_stage_text,
@@ -89,18 +88,17 @@ def open_cascade(
         reconstruction=settings.reconstruction,
         plans=plans,
         compat=settings.compat,
-        nearest=nearest_candidate(settings.nearest, names),
+        nearest=nearest_candidate(settings.nearest, names, prompt=settings.text.prompt),
         hints=hints,
     )
 
 
-def nearest_candidate(settings: NearestSettings, names: Sequence[str]) -> Nearest | None:
+def nearest_candidate(settings: NearestSettings, names: Sequence[str], *, prompt: str) -> Nearest | None:
     """Names that are no candidate's -> the candidate of the closest CLIP text embedding; None if not asked for."""
     if not settings.model:
         return None
-    from psftr.features.clip import ClipEncoder
-
-    encoder, template = ClipEncoder(settings.model, settings.pretrained), resolve_prompt(DEFAULT_PROMPT)
+    encoder = make_encoder(EncoderSettings(model=settings.model, pretrained=settings.pretrained, device="cpu"))
+    template = resolve_prompt(prompt)
 
     def embed(said: Sequence[str]) -> NDArray:
         return encoder.encode(class_prompts(said, template)).numpy()
@@ -147,45 +145,19 @@ def stage_texts(
     return plans, text
 
 
-def clip_on_videos(
-    settings: CascadeSettings, videos: Mapping[str, Path], *, file: Path | None, out: Path
-) -> tuple[ClipCascade, FeatureStore, dict[str, str]]:
-    """(CASCADE, features of own videos, why some could not be read). A label without a plan is its own only stage."""
-    from psftr.features.clip import ClipEncoder
-
-    names, own = settings.labels, settings.encoder
-    encoder = ClipEncoder(own.model, own.pretrained, device=pick_device(settings.device))
-    store, failed = _extracted(videos, encoder, own, out / "features")
+def open_clip_cascade_for(settings: CascadeSettings, encoder: ClipEncoder, *, file: Path | None) -> ClipCascade:
+    """CASCADE on features of own videos by `encoder`. A label without a plan is its own only stage."""
+    names = settings.labels
     plans = read_stage_file(file) if file else {}
     plans |= {name: one_stage_plan(name) for name in names if name not in plans}
     sentences = stage_sentences(plans, names)
-    cascade = ClipCascade(
+    return ClipCascade(
         plans=plans,
         names=embed_names(names, encoder=encoder, template=settings.text.prompt),
         sentences=TextEmbeddings(sentences, encoder.encode(sentences), encoder.identity, prompt="stages"),
         settings=settings.backend,
         reconstruction=settings.reconstruction,
     )
-    return cascade, store, failed
-
-
-def _extracted(
-    videos: Mapping[str, Path], encoder: ClipEncoder, settings: EncoderSettings, folder: Path
-) -> tuple[FeatureStore, dict[str, str]]:
-    """The features of these files by this encoder; kept, so that the next call with other labels is quick."""
-    from psftr.features.extract import VideoFile, extract
-    from psftr.features.shards import ShardedStore
-
-    facts = [(str(path.resolve()), path.stat().st_size, path.stat().st_mtime_ns) for path in videos.values()]
-    name = re.sub(r"[^A-Za-z0-9.-]+", "-", encoder.identity)
-    folder = folder / f"{name}-stride{settings.stride}-{hashlib.sha256(repr(facts).encode()).hexdigest()[:8]}"
-    shards = ShardedStore(folder, encoder=encoder.identity, dim=encoder.dim, stride=settings.stride)
-    files = [VideoFile(video_id, path) for video_id, path in videos.items()]
-    report = extract(files, encoder=encoder, store=shards)
-    failed = dict(report.failed)
-    if len(failed) == len(videos):
-        raise PsftrError("; ".join(failed.values()))
-    return FeatureStore(folder), failed
 
 
 @dataclass(frozen=True)
@@ -194,8 +166,14 @@ class VideoFiles:
 
     path: str
     encoder: str
-    dim: int = 0
-    synthetic: bool = False
+
+    @property
+    def dim(self) -> int:
+        return 0
+
+    @property
+    def synthetic(self) -> bool:
+        return False
 
     @property
     def identity(self) -> str:

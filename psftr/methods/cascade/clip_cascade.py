@@ -80,9 +80,7 @@ class ClipCascade:
                     config=self.reconstruction,
                 )
             )
-        return VideoTrace(
-            features.video_id, features.duration_s, step_s, tuple(classes), self.reconstruction.threshold
-        )
+        return VideoTrace(features.video_id, features.duration_s, step_s, tuple(classes), self.reconstruction.threshold)
 
     def evidence(self, features: FrameFeatures, label: str) -> NDArray:
         """[T]: the best stage confidence of each row for one class, filter or not."""

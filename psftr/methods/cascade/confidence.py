@@ -14,12 +14,12 @@ from psftr.methods.cascade.settings import QuestionSettings
 from psftr.methods.cascade.stages import StagePlan
 
 # What all stages share comes first, so that a model reads it once for all of them.
-_FRAME_QUESTION = "Answer Yes or No. Does this frame show that {description}?"
+FRAME_QUESTION = "Answer Yes or No. Does this frame show that {description}?"
 _CLIP_QUESTION = "Answer Yes or No. Do these frames, in order of time, show that {description}?"
 _TOGETHER_QUESTION = """These are the stages of the action "{action}":
 {stages}
 Which of them {shown}? Answer with its number, or with 0 for none of them."""
-PROMPTS = (_FRAME_QUESTION, _CLIP_QUESTION, _TOGETHER_QUESTION)
+PROMPTS = (FRAME_QUESTION, _CLIP_QUESTION, _TOGETHER_QUESTION)
 _CHUNK = 64  # clips asked about at a time: progress is told, and pictures are decoded, in between
 
 Ask = Callable[[Sequence[int]], NDArray[np.float64]]
@@ -90,7 +90,7 @@ class StageQuestions:
         return self.frames.take(range(first, min(first + self.clip_frames, len(self.frames))))
 
     def _question(self, description: str) -> str:
-        template = _FRAME_QUESTION if self.clip_frames == 1 else _CLIP_QUESTION
+        template = FRAME_QUESTION if self.clip_frames == 1 else _CLIP_QUESTION
         return template.format(description=description.rstrip("."))
 
     def _together(self, plan: StagePlan) -> str:
@@ -167,9 +167,7 @@ def stage_similarity(frames: NDArray, stages: NDArray, background: NDArray) -> N
     return unit(frames) @ (unit(stages) - unit(background[None])).T
 
 
-def similarity_confidence(
-    difference: NDArray, *, slope: float, smooth_rows: float, centre: str
-) -> NDArray[np.float64]:
+def similarity_confidence(difference: NDArray, *, slope: float, smooth_rows: float, centre: str) -> NDArray[np.float64]:
     """sigmoid(slope * difference) [T, S].
 
     smooth_rows: width of a moving average before it. centre: `median` first takes each stage's median over the video

@@ -106,7 +106,7 @@ def at_most(
     plans: Mapping[str, StagePlan],
     questions: QuestionSettings,
     *,
-    compat: bool = False,
+    compat: bool,
 ) -> int:
     """Questions about one video if every class passes the filter; a free-text answer under compat is one action."""
     names = list(class_names)[: questions.max_classes] if questions.max_classes else list(class_names)

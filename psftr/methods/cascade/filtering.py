@@ -16,6 +16,8 @@ from psftr.language_models import AnswerError, Frames, Schema, Session
 from psftr.methods.cascade.answers import json_object, number_in_unit_range, object_list
 
 Nearest = Callable[[str], str | None]
+_LOGIT_SCALE = 100.0  # CLIP's inverse temperature
+_SHARE = 8
 
 SCHEMA = Schema(
     "ActionFilter",
@@ -63,7 +65,7 @@ def filter_by_answer(
     frames: Frames,
     names: Sequence[str],
     *,
-    min_confidence: float = 0.0,
+    min_confidence: float,
     nearest: Nearest | None = None,
 ) -> Filtered:
     """Ask the model. Without a usable answer nothing is known: raises MllmError.
@@ -97,7 +99,7 @@ def resolve(
     answer: Sequence[tuple[str, float]],
     names: Sequence[str],
     *,
-    min_confidence: float = 0.0,
+    min_confidence: float,
     nearest: Nearest | None = None,
 ) -> Filtered:
     """Answered names -> candidates: the same letters up to case and spelling out, else `nearest`, else dropped.
@@ -139,15 +141,15 @@ def nearest_by_embedding(
     return nearest
 
 
-def presence(similarity: NDArray, *, logit_scale: float = 100.0, share: int = 8) -> NDArray:
+def presence(similarity: NDArray) -> NDArray:
     """[T, K] cosines of frames and class names -> [K] in (0, 1): mean probability over each class's best rows.
 
-    The probability is the softmax over the K candidates; 1/share of the rows count, at least one.
+    The probability is the softmax over the K candidates; an eighth of the rows counts, at least one.
     """
-    logits = logit_scale * similarity
+    logits = _LOGIT_SCALE * similarity
     raised = np.exp(logits - logits.max(axis=1, keepdims=True))
     probability = raised / raised.sum(axis=1, keepdims=True)
-    count = max(1, len(similarity) // share)
+    count = max(1, len(similarity) // _SHARE)
     return np.partition(probability, len(similarity) - count, axis=0)[-count:].mean(axis=0)
 
 

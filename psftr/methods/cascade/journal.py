@@ -30,7 +30,7 @@ class Looked:
 
 
 class Journal:
-    """run: everything that decides the outcome; files of another run are not seen. Unfinished videos are not written."""
+    """run: everything that decides the outcome; files of another run are not seen. Unfinished videos are not kept."""
 
     def __init__(self, folder: Path, run: Mapping[str, Any]) -> None:
         self.folder = folder

@@ -78,7 +78,7 @@ class MllmCascade:
     questions: QuestionSettings
     reconstruction: ReconstructionSettings
     plans: Mapping[str, StagePlan]
-    compat: bool = False
+    compat: bool
     nearest: Nearest | None = None
     hints: Hints | None = None
 
@@ -141,9 +141,7 @@ class MllmCascade:
             )
             for plan in plans
         ]
-        return VideoTrace(
-            video.video_id, video.duration_s, video.step_s, tuple(classes), self.reconstruction.threshold
-        )
+        return VideoTrace(video.video_id, video.duration_s, video.step_s, tuple(classes), self.reconstruction.threshold)
 
     def _filter(self, session: Session, video: VideoFrames, names: Sequence[str]) -> Filtered:
         if self.questions.filter == "all":
@@ -155,9 +153,7 @@ class MllmCascade:
         shown = video.frames.uniform(self.frames.filter_frames)
         if self.compat:
             return filter_compat(session, shown, names)
-        return filter_by_answer(
-            session, shown, names, min_confidence=self.frames.min_confidence, nearest=self.nearest
-        )
+        return filter_by_answer(session, shown, names, min_confidence=self.frames.min_confidence, nearest=self.nearest)
 
     def _allowed(self, video: VideoFrames, names: Sequence[str]) -> dict[str, Any]:
         share = self.questions.frames_share

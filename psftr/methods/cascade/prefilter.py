@@ -22,7 +22,7 @@ class Hints:
 
     store: FeatureStore
     names: TextEmbeddings
-    min_presence: float = 0.1
+    min_presence: float
 
     def similarity(self, video_id: str, names: Sequence[str]) -> tuple[NDArray[np.float64], float]:
         """([T, K] smoothed cosines to the class names, seconds a row)."""

@@ -8,7 +8,7 @@ import numpy as np
 
 from psftr.errors import PsftrError
 from psftr.language_models import YES_NO, Frames, MllmError, Session
-from psftr.methods.cascade.confidence import _FRAME_QUESTION
+from psftr.methods.cascade.confidence import FRAME_QUESTION
 from psftr.methods.cascade.decomposition import CAPTION_SCHEMA, PLAN_SCHEMA
 from psftr.methods.cascade.filtering import SCHEMA as FILTER_SCHEMA
 from psftr.methods.cascade.mllm_cascade import Steps
@@ -25,9 +25,7 @@ class Preflight:
     needs_plans: whether any class needs a caption and a plan from a model.
     """
 
-    def __init__(
-        self, steps: Steps, *, frames: FramesSettings, questions: QuestionSettings, needs_plans: bool
-    ) -> None:
+    def __init__(self, steps: Steps, *, frames: FramesSettings, questions: QuestionSettings, needs_plans: bool) -> None:
         self.steps, self.frames, self.questions, self.needs_plans = steps, frames, questions, needs_plans
         self._lock = threading.Lock()
         self._is_done = False
@@ -52,7 +50,7 @@ class Preflight:
             with model.impatient():
                 model.choose(
                     [_grey(frames.clip_frames, model.frame_size)],
-                    [_FRAME_QUESTION.format(description="people do nothing")],
+                    [FRAME_QUESTION.format(description="people do nothing")],
                     YES_NO,
                     keep=lambda t, s, found: None,
                     fail=lambda t, s, error: failures.append(error),
@@ -69,7 +67,7 @@ class Preflight:
         model = session.model
         try:
             with model.impatient():
-                model.generate(_grey(num_frames, model.frame_size), _WORDS, schema=schema, max_tokens=16)  # type: ignore[arg-type]
+                model.generate(_grey(num_frames, model.frame_size), _WORDS, schema=schema, answer_tokens=16)  # type: ignore[arg-type]
         except MllmError as error:
             shown = f"{num_frames} frames and " if num_frames else ""
             hint = f"{key}=… shows fewer frames; " if key else ""

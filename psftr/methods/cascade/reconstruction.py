@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -193,7 +194,7 @@ def best_path(
         path[t] = state
         state = int(came_from[t, state])
     edges = [0, *(np.flatnonzero(np.diff(path)) + 1).tolist(), rows]
-    stretches = [(a, b, int(path[a]) - 1) for a, b in zip(edges, edges[1:]) if path[a] > 0]
+    stretches = [(a, b, int(path[a]) - 1) for a, b in pairwise(edges) if path[a] > 0]
     groups: list[list[tuple[int, int, int]]] = []
     for one in stretches:
         if groups and groups[-1][-1][1] == one[0] and groups[-1][-1][2] < one[2]:

@@ -11,9 +11,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
+from psftr.errors import PsftrError
 from psftr.features.video import VideoError
 from psftr.language_models import Recording, Session, add_to_recording
-from psftr.errors import PsftrError
 from psftr.methods.cascade.dry_run import mark_begun
 from psftr.methods.cascade.frames import read_frames
 from psftr.methods.cascade.journal import Journal, Looked
@@ -191,7 +191,10 @@ class Progress:
             share = sum(self.sizes[v] * part for v, part in self.share.items()) / total
         elapsed_s = now - self.started
         asked = sum(session.counts.asked.total() for session in self.sessions)
-        parts = [f"{self.num_done} of {len(self.sizes)} videos", f"{asked} questions ({asked / elapsed_s:.0f} a second)"]
+        parts = [
+            f"{self.num_done} of {len(self.sizes)} videos",
+            f"{asked} questions ({asked / elapsed_s:.0f} a second)",
+        ]
         tokens = sum(s.model.usage.tokens_in + s.model.usage.tokens_out for s in self.sessions)
         if tokens:
             parts.append(f"{tokens / 1e6:.2f} M tokens")

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from psftr.errors import PsftrError
+from psftr.features.settings import EncoderSettings, ExtractSettings
 from psftr.language_models.settings import (
     Backend,
     LocalSettings,
@@ -23,7 +25,7 @@ COMPAT_MAX_FRAMES = 400
 
 @dataclass(frozen=True, kw_only=True)
 class ReconstructionSettings(Checked):
-    """How stage confidences become detections. Constants are the source's where it is known, ours where it is silent."""
+    """How stage confidences become detections. Constants are the source's where they are known, ours elsewhere."""
 
     threshold: float = setting(0.7, "a row shows the action if its best stage is at least this sure", above=0, most=1)
     min_run_s: float = setting(0.8, "shorter runs are dropped", unit="s", least=0)
@@ -57,13 +59,15 @@ class FramesSettings(Checked):
     max_frames: int | None = setting(None, "of a video, at most; null: as many as fps asks for", least=1)
     filter_frames: int = setting(25, "shown together to the filter", least=1)
     caption_frames: int = setting(25, "shown together for a caption", least=1)
-    clip_frames: int = setting(1, "shown together in a stage question: 1 is a frame, 3 to 5 a short clip", least=1, most=9)
+    clip_frames: int = setting(
+        1, "shown together in a stage question: 1 is a frame, 3 to 5 a short clip", least=1, most=9
+    )
     min_confidence: float = setting(0.0, "the filter drops classes below this confidence", least=0, most=1)
 
 
 @dataclass(frozen=True, kw_only=True)
 class QuestionSettings(Checked):
-    """Which questions a multimodal model is asked; each way to ask fewer costs accuracy (docs/cascade.md has figures)."""
+    """Which questions a multimodal model is asked. To ask fewer costs accuracy: docs/cascade.md has figures."""
 
     filter: str = setting(
         "model",
@@ -71,7 +75,9 @@ class QuestionSettings(Checked):
         choices=("model", "clip", "all"),
     )
     stages: str = setting(
-        "each", "each: one yes/no question for each stage; together: which stage, in one question", choices=("each", "together")
+        "each",
+        "each: one yes/no question for each stage; together: which stage, in one question",
+        choices=("each", "together"),
     )
     calibrate: str = setting(
         "none",
@@ -79,10 +85,17 @@ class QuestionSettings(Checked):
         choices=("none", "median", "background"),
     )
     coarse_s: float | None = setting(
-        None, "look once in this time first, then at every frame around what was found; null: at every frame", unit="s", above=0
+        None,
+        "look once in this time first, then at every frame around what was found; null: at every frame",
+        unit="s",
+        above=0,
     )
-    coarse_threshold: float = setting(0.3, "of coarse_s: least confidence that calls for a closer look", least=0, most=1)
-    max_classes: int | None = setting(None, "only so many classes, those that CLIP features find best; null: all", least=1)
+    coarse_threshold: float = setting(
+        0.3, "of coarse_s: least confidence that calls for a closer look", least=0, most=1
+    )
+    max_classes: int | None = setting(
+        None, "only so many classes, those that CLIP features find best; null: all", least=1
+    )
     frames_share: float = setting(
         1.0, "share of the frames looked at: those that CLIP features find nearest to the class", above=0, most=1
     )
@@ -105,17 +118,8 @@ class RescoreSettings(Checked):
 
 
 @dataclass(frozen=True, kw_only=True)
-class EncoderSettings(Checked):
-    """Own videos with backend=clip: features as `psftr predict` makes and keeps them."""
-
-    model: str = setting("ViT-B-16", "CLIP model")
-    pretrained: str = setting("openai", "its weights: a tag, a file, or random")
-    stride: int = setting(8, "a feature row stands for so many frames", unit="frames", least=1)
-
-
-@dataclass(frozen=True, kw_only=True)
 class CascadeSettings(CommonSettings):
-    """`psftr cascade`: training-free, stage-wise localization."""
+    """`psftr cascade`: training-free, stage-wise localization. encoder, extract: of own videos with backend=clip."""
 
     method: str = setting("cascade", "the method", choices=("cascade",))
     backend: Any = setting(None, "what looks at frames: clip, qwen, llava, server, replay")
@@ -126,7 +130,9 @@ class CascadeSettings(CommonSettings):
     videos: tuple[str, ...] = setting((), "own videos in place of a data set")
     labels: tuple[str, ...] = setting((), "with videos: the actions to look for, in your words")
     videos_dir: str | None = setting(None, "folder with <video id>.mp4 and the like, for a model that looks at videos")
-    stages: str | None = setting(None, "stage file, or one that comes with psftr (thumos14); null: the model plans stages")
+    stages: str | None = setting(
+        None, "stage file, or one that comes with psftr (thumos14); null: the model plans stages"
+    )
     stages_text: str | None = setting(None, "psftr-text file of its sentences; null: the encoder of the features")
     candidates: str = setting("unseen", "the classes of the split that are looked for", choices=("unseen", "all"))
     compat: bool = setting(False, "as the released code was observed to do it")
@@ -148,6 +154,7 @@ class CascadeSettings(CommonSettings):
     figures: bool = setting(False, "draw the figures")
     device: str = setting("auto", "auto, cpu or cuda")
     encoder: EncoderSettings = group(EncoderSettings)
+    extract: ExtractSettings = group(ExtractSettings)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -185,20 +192,24 @@ def _adopt_observed(settings: CascadeSettings) -> None:
                 f"compat=true sets reconstruction.{name}={_shown(value)}, but {_shown(given)} was given: leave out one"
             )
     if own.decoding != "greedy" or settings.questions != QuestionSettings():
-        raise PsftrError("compat=true is greedy decoding and one yes/no question for each frame and stage: leave it out")
+        raise PsftrError(
+            "compat=true is greedy decoding and one yes/no question for each frame and stage: leave it out"
+        )
     object.__setattr__(settings, "reconstruction", replace(own, **observed))  # type: ignore[arg-type]
     if settings.frames.max_frames is None:
         object.__setattr__(settings, "frames", replace(settings.frames, max_frames=COMPAT_MAX_FRAMES))
 
 
 def _shown(value: Any) -> str:
-    return {None: "null", True: "true", False: "false"}.get(value, str(value))
+    return json.dumps(value)
 
 
 def cascade_settings(values: Mapping[str, Any]) -> CascadeSettings:
     """From plain values by name, groups and backends as mappings. Raises PsftrError that names the setting."""
-    unnamed = {"filter": {}, "caption": {}, "planner": {}, "backend": {"kind": "clip"}}
-    settings = from_dict(CascadeSettings, unnamed | {k: v for k, v in values.items() if v is not None or k not in unnamed})
+    unnamed = {step: {"kind": "none"} for step in ("filter", "caption", "planner")} | {"backend": {"kind": "clip"}}
+    settings = from_dict(
+        CascadeSettings, unnamed | {k: v for k, v in values.items() if v is not None or k not in unnamed}
+    )
     kind = settings.backend.kind
     if kind == "none":
         raise PsftrError("backend=none looks at nothing; choose clip, qwen, llava, server or replay")
@@ -217,7 +228,11 @@ def cascade_settings(values: Mapping[str, Any]) -> CascadeSettings:
         raise PsftrError("backend=replay has nothing new to record: leave out record=FILE")
     if settings.record and kind == "clip":
         raise PsftrError("backend=clip asks no questions: leave out record=FILE")
-    if settings.questions.frames_share < 1 and settings.questions.calibrate == "median" and not settings.questions.coarse_s:
+    if (
+        settings.questions.frames_share < 1
+        and settings.questions.calibrate == "median"
+        and not settings.questions.coarse_s
+    ):
         raise PsftrError(
             "questions.calibrate=median needs frames from all of the video: with questions.frames_share set "
             "questions.coarse_s=2 too"

@@ -20,8 +20,8 @@ from typing import Any
 import yaml
 
 from psftr.errors import PsftrError
-from psftr.files import some, write_json, write_text
 from psftr.features.text import TextEmbeddings, spell_out
+from psftr.files import some, write_json, write_text
 
 MAX_STAGES = 5
 BACKGROUND = "people doing nothing in particular"

@@ -9,7 +9,13 @@ import torch
 from psftr.errors import PsftrError
 from psftr.features.text import TextEmbeddings
 from psftr.language_models import AnswerError, Frames, MllmError, Session, Usage
-from psftr.methods.cascade.confidence import StageQuestions, calibrated, over_time, similarity_confidence, stage_similarity
+from psftr.methods.cascade.confidence import (
+    StageQuestions,
+    calibrated,
+    over_time,
+    similarity_confidence,
+    stage_similarity,
+)
 from psftr.methods.cascade.decomposition import caption_action, parse_stages, plan_stages
 from psftr.methods.cascade.filtering import (
     filter_by_answer,
@@ -68,7 +74,7 @@ class Scripted:
 
 def some_frames(count: int = 2) -> Frames:
     pictures = tuple(np.full((4, 4, 3), value, np.uint8) for value in range(count))
-    return Frames.of(pictures, [0.5 * i for i in range(count)])
+    return Frames.of(pictures, [0.5 * i for i in range(count)], size=448)
 
 
 # --- plans and stage files
@@ -106,7 +112,8 @@ def test_a_stage_file_comes_back_as_it_was_written(tmp_path, name):
         ("Diving: {stages: []}\nDiving: {stages: []}", "'Diving' is there twice; keep one"),
         ("Diving: {stages: [], stages: []}", "'stages' is there twice; keep one"),
         (
-            "HighJump: {stages: [{description: a, is_key: true}]}\nhigh jump: {stages: [{description: b, is_key: true}]}",
+            "HighJump: {stages: [{description: a, is_key: true}]}\n"
+            "high jump: {stages: [{description: b, is_key: true}]}",
             "'HighJump' and 'high jump' are the same in words; keep one plan",
         ),
         ("Diving: [", "is neither YAML nor JSON"),
@@ -221,22 +228,24 @@ def test_names_are_found_by_spelling_then_nearest_then_dropped():
     embeddings = np.array([[1.0, 0, 0], [0, 1.0, 0], [0, 0, 1.0]])
     vectors = {"vaulting": np.array([0.1, 2.0, 0.0]), "chess": np.array([1.0, 1.0, 1.0])}
     nearest = nearest_by_embedding(names, embeddings, vectors.__getitem__, min_cosine=0.8)
-    found = resolve(answer, names, nearest=nearest)
+    found = resolve(answer, names, min_confidence=0.0, nearest=nearest)
     assert found.confidence == {"HighJump": 0.9, "PoleVault": 0.5}  # chess is at cosine 0.58 from all three
     assert found.unknown == ("vaulting", "chess")
-    assert resolve(answer, names).confidence == {"HighJump": 0.9}
+    assert resolve(answer, names, min_confidence=0.0).confidence == {"HighJump": 0.9}
     assert resolve(answer, names, min_confidence=0.95).confidence == {}
 
 
 def test_the_filter_asks_for_candidates_in_words_and_without_an_answer_nothing_is_known():
     model = Scripted('{"actions": [{"name": "high jump", "confidence": 0.7}]}', MllmError("gone"), "?", "??")
     session = Session(model)
-    assert filter_by_answer(session, some_frames(), ("HighJump", "Diving")).confidence == {"HighJump": 0.7}
+    assert filter_by_answer(session, some_frames(), ("HighJump", "Diving"), min_confidence=0.0).confidence == {
+        "HighJump": 0.7
+    }
     assert "- high jump\n- diving" in model.prompts[0]
     with pytest.raises(MllmError, match="gone"):
-        filter_by_answer(session, some_frames(3), ("HighJump", "Diving"))
+        filter_by_answer(session, some_frames(3), ("HighJump", "Diving"), min_confidence=0.0)
     with pytest.raises(MllmError, match="the answer cannot be used: there is no JSON object in it"):
-        filter_by_answer(session, some_frames(3), ("HighJump", "Diving"))
+        filter_by_answer(session, some_frames(3), ("HighJump", "Diving"), min_confidence=0.0)
     assert session.counts.failed == {"filter": 2}
 
 
@@ -288,7 +297,11 @@ PLAN = StagePlan("Diving", (Stage("people jump.", True), Stage("people fall", Tr
 
 def questions(model, frames, *, clip_frames=1, **settings):
     return StageQuestions(
-        session=Session(model), frames=frames, settings=QuestionSettings(**settings), clip_frames=clip_frames, step_s=0.5
+        session=Session(model),
+        frames=frames,
+        settings=QuestionSettings(**settings),
+        clip_frames=clip_frames,
+        step_s=0.5,
     )
 
 
