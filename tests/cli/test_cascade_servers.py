@@ -1,4 +1,4 @@
-"""`psftr cascade` against a server that misbehaves: the right error in time or a complete result, nothing wrong kept."""
+"""`psftr cascade` against a server that misbehaves: the right error in time or a complete result."""
 
 import json
 import shutil

@@ -292,9 +292,7 @@ def test_four_stages_take_three_times_fewer_token_steps(kind):
     plain, local.usage = local.usage.tokens_in, Usage()
     assert ask_all(local, clips, prompts)[0] == pytest.approx(slow, abs=1e-4)
     assert plain >= 3 * local.usage.tokens_in
-    print(
-        f"{kind}: {plain / 8:.1f} token-steps a frame and stage without, {local.usage.tokens_in / 8:.1f} with the shared prefix"
-    )
+    print(f"{kind}: {plain / 8:.1f} token-steps a frame and stage, {local.usage.tokens_in / 8:.1f} with a shared prefix")
 
 
 def test_memory_that_runs_out_makes_batches_smaller(local, monkeypatch):
@@ -363,8 +361,8 @@ def test_what_decides_an_answer_is_in_the_identity():
     from psftr.language_models.local import identity
 
     plain = LocalSettings()
-    changed = [replace(plain, **{key: value}) for key, value in
-               {"dtype": "float16", "quantize": "int8", "frame_size": 224, "square": True, "max_tokens": 9}.items()]  # fmt: skip
+    other = {"dtype": "float16", "quantize": "int8", "frame_size": 224, "square": True, "max_tokens": 9}
+    changed = [replace(plain, **{key: value}) for key, value in other.items()]
     names = {identity(one, weights="w", seed=0, literal=False) for one in (plain, *changed)}
     names |= {identity(plain, weights="w", seed=1, literal=False), identity(plain, weights="w", seed=0, literal=True)}
     assert len(names) == 8
