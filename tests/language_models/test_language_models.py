@@ -292,7 +292,7 @@ def test_four_stages_take_three_times_fewer_token_steps(kind):
     plain, local.usage = local.usage.tokens_in, Usage()
     assert ask_all(local, clips, prompts)[0] == pytest.approx(slow, abs=1e-4)
     assert plain >= 3 * local.usage.tokens_in
-    print(f"{kind}: {plain / 8:.1f} token-steps a frame and stage, {local.usage.tokens_in / 8:.1f} with a shared prefix")
+    print(f"{kind}: {plain / 8:.1f} token-steps a frame and stage, {local.usage.tokens_in / 8:.1f} shared")
 
 
 def test_memory_that_runs_out_makes_batches_smaller(local, monkeypatch):
