@@ -61,6 +61,14 @@ class Saved:
                 )
         network.load_state_dict(dict(self.weights))
 
+    def write(self, folder: str | os.PathLike[str]) -> Path:
+        """Write model.safetensors and config.json into `folder`; each replaces an older one only once complete."""
+        folder = Path(folder)
+        with replacing(folder / WEIGHTS) as temporary:
+            save_file(dict(self.weights), temporary, metadata={"format": "pt"})
+        write_json(folder / CONFIG, dict(self.facts), indent=2)
+        return folder
+
 
 def training_facts(
     *,
@@ -124,12 +132,8 @@ def check_same_training(saved: Mapping[str, Any], current: Mapping[str, Any]) ->
 
 def save_pretrained(folder: str | os.PathLike[str], network: nn.Module, facts: Mapping[str, Any]) -> Path:
     """Write model.safetensors and config.json into `folder`; each replaces an older one only once complete."""
-    folder = Path(folder)
     weights = {name: value.detach().cpu().contiguous() for name, value in network.state_dict().items()}
-    with replacing(folder / WEIGHTS) as temporary:
-        save_file(weights, temporary, metadata={"format": "pt"})
-    write_json(folder / CONFIG, dict(facts), indent=2)
-    return folder
+    return Saved(facts, weights, str(folder)).write(folder)
 
 
 def load_saved(path: str | os.PathLike[str], *, revision: str | None = None) -> Saved:
