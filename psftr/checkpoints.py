@@ -13,6 +13,7 @@ import pickle
 import re
 import socket
 import urllib.request
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -212,10 +213,15 @@ def _load_checkpoint(path: Path) -> Saved:
     if not path.is_file():
         raise PsftrError(f"{path}: no such checkpoint")
     try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise PsftrError(f"{path}: not readable as a checkpoint of plain values and tensors ({reason})") from None
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about the pickle protocol of files that are refused anyway
+            checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError):
+        # not PyTorch's own words: they advise to load it unsafely
+        raise PsftrError(
+            f"{path}: not readable as a checkpoint of tensors and plain values; give a run folder, a model folder or a "
+            ".ckpt that `psftr train` wrote"
+        ) from None
     if not isinstance(checkpoint, dict) or CHECKPOINT_KEY not in checkpoint or "state_dict" not in checkpoint:
         raise PsftrError(f"{path}: not a checkpoint of psftr; give a .ckpt that `psftr train` wrote")
     weights = {
