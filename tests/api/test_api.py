@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from parts import save_tiny
+from tiny_model import tiny_clip_encoder
 
 import psftr
 from psftr.api.curves import score_curves
@@ -16,7 +17,6 @@ from psftr.api.model import trained_stride
 from psftr.checkpoints import load_saved, locate
 from psftr.engine.localize import build_localizer
 from psftr.errors import PsftrError
-from psftr.features.clip import ClipEncoder
 from psftr.features.encoders import open_encoder
 from psftr.features.store import VideoFeatures
 from psftr.features.text import TextEmbeddings, embed_names
@@ -144,13 +144,13 @@ def test_baseline_needs_no_checkpoint(videos, tiny_clip):
 
 
 def test_class_texts_made_elsewhere(model, videos, tiny_clip, tmp_path):
-    text = embed_names(LABELS, encoder=ClipEncoder(**tiny_clip))
+    text = embed_names(LABELS, encoder=tiny_clip_encoder(), template="prompt3")
     text.save(tmp_path / "text.h5")
     with_file = model.predict(videos / "clip_a.mp4", labels=LABELS, text=tmp_path / "text.h5")
     assert [d.score for d in with_file] == pytest.approx(
         [d.score for d in model.predict(videos / "clip_a.mp4", labels=LABELS)]
     )
-    with pytest.raises(PsftrError, match=r"no text embedding for 'pole volt' \(nearest: 'pole vault'\)"):
+    with pytest.raises(PsftrError, match=r"no text embedding for 'pole volt' \(nearest known: 'pole vault'\)"):
         model.predict(videos / "clip_a.mp4", labels=["pole volt"], text=text)
     with pytest.raises(PsftrError, match="keep their own prompt"):
         model.predict(videos / "clip_a.mp4", labels=LABELS, text=text, prompt="none")
@@ -195,7 +195,7 @@ def test_encoder_that_is_not_the_checkpoints_is_refused(model_folder, videos):
 )
 def test_encoders_that_cannot_be_opened(identity, told):
     with pytest.raises(PsftrError, match=told):
-        open_encoder(identity)
+        open_encoder(identity, device="cpu")
 
 
 def test_where_a_model_may_be(model_folder, tmp_path):
