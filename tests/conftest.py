@@ -11,13 +11,19 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 REPOSITORY = Path(__file__).resolve().parents[1]
 
 
+# Beside the checkout, unless said otherwise; data/README.md lists what belongs there and who publishes it.
+SHARED_DATA = Path(os.environ.get("PSFTR_TEST_DATA") or REPOSITORY.parent / "shared" / "data")
+
+
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
-    """Real annotations, splits, features, videos and oracles; they live beside the checkout and are never committed."""
-    root = REPOSITORY.parent / "shared" / "data"
-    if not root.is_dir():
-        pytest.skip(f"real data not found beside the checkout ({root.name}/): this test needs it")
-    return root
+    """Published annotations, splits, features, videos and scored detections, which psftr may not ship."""
+    if not SHARED_DATA.is_dir():
+        pytest.skip(
+            f"compares with published files, which psftr may not ship and which are not in {SHARED_DATA}: "
+            "data/README.md says who publishes them (section 'Published files for the tests')"
+        )
+    return SHARED_DATA
 
 
 @pytest.fixture(autouse=True)

@@ -11,9 +11,14 @@ from psftr.features.shards import ShardedStore
 TINY_CLIP = Path(__file__).parent / "tiny_clip.json"
 
 
+def clip(model, pretrained="random", **how) -> ClipEncoder:
+    """An encoder on the CPU in full precision, untrained unless said otherwise."""
+    return ClipEncoder(str(model), pretrained, **{"device": "cpu", "precision": "fp32"} | how)
+
+
 def tiny_encoder(**how) -> ClipEncoder:
     """An untrained CLIP of 32-pixel images and 16 dimensions."""
-    return ClipEncoder(str(TINY_CLIP), "random", **how)
+    return clip(TINY_CLIP, **how)
 
 
 def extract_tiny(videos: Path, out: Path, *, stride: int = 4, encoder=None, **how) -> ExtractReport:

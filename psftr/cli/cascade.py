@@ -292,7 +292,9 @@ def clip_on_videos(config: Config, names: Sequence[str], found: Mapping[str, Pat
     settings = config["encoder"]
     from psftr.features.encoders import pick_device
 
-    encoder = ClipEncoder(settings["model"], settings["pretrained"], device=pick_device(config["device"]))
+    encoder = ClipEncoder(
+        settings["model"], settings["pretrained"], device=pick_device(config["device"]), precision="fp32"
+    )
     file = stage_file(config)
     plans = read_stage_file(file) if file else {}
     plans |= {name: one_stage_plan(name) for name in names if name not in plans}

@@ -132,15 +132,17 @@ def build_cascade(
 
 def nearest_candidate(config: Config, names: Sequence[str]) -> Nearest | None:
     """Names that are no candidate's -> the candidate of the closest CLIP text embedding; None if not asked for."""
-    from psftr.features.text import DEFAULT_PROMPT, class_prompts, resolve_prompt
+    from psftr.features.text import class_prompts, resolve_prompt
     from psftr.methods.cascade.filtering import nearest_by_embedding
+    from psftr.settings import TextSettings
 
     settings = config["nearest"]
     if not settings["model"]:
         return None
     from psftr.features.clip import ClipEncoder
 
-    encoder, template = ClipEncoder(settings["model"], settings["pretrained"]), resolve_prompt(DEFAULT_PROMPT)
+    encoder = ClipEncoder(settings["model"], settings["pretrained"], device="cpu", precision="fp32")
+    template = resolve_prompt(TextSettings.prompt)
 
     def embed(said: Sequence[str]) -> NDArray:
         return encoder.encode(class_prompts(said, template)).numpy()

@@ -247,9 +247,17 @@ def matches(job: Mapping[str, str], run: RunFolder) -> bool:
         actual = lookup(config, key)
         if key == "split.index" or actual is None or isinstance(actual, dict | list):
             continue
-        if str(actual).lower() != value.lower().strip("'\""):
+        if not _same(actual, value.strip("'\"")):
             return False
     return True
+
+
+def _same(actual: Any, text: str) -> bool:
+    """Whether a setting has the value that an override writes: 0 and 0.0 are one."""
+    try:
+        return float(actual) == float(text)
+    except (TypeError, ValueError):
+        return str(actual).lower() == text.lower()
 
 
 def slug(label: str) -> str:

@@ -96,7 +96,7 @@ class ClipEncoder:
         with torch.no_grad():
             return self.encode_image(self.preprocessing.normalise(frames.to(self.device, non_blocking=True)))
 
-    def encode_text(self, prompts: Sequence[str]) -> Tensor:
+    def encode(self, prompts: Sequence[str]) -> Tensor:
         """Prompts -> features `[len(prompts), dim]` float32 on the CPU, not normalised."""
         if self.projection == "pre":
             raise PsftrError(f"{self.identity} has no text features: only CLIP's joint space (projection=post) has")
@@ -112,10 +112,6 @@ class ClipEncoder:
             with torch.no_grad():
                 rows.append(self._network.encode_text(tokens.to(self.device)).float().cpu())
         return torch.cat(rows)
-
-    def encode(self, prompts: Sequence[str]) -> Tensor:
-        """`encode_text`, under the name of the TextEncoder protocol."""
-        return self.encode_text(prompts)
 
 
 class FramePreprocessing:

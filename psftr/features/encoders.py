@@ -47,9 +47,7 @@ def make_encoder(settings: EncoderSettings) -> ClipEncoder:
     )
 
 
-def open_encoder(
-    identity: str, *, model: str | None = None, pretrained: str | None = None, device: str
-) -> ClipEncoder:
+def open_encoder(identity: str, *, model: str | None = None, pretrained: str | None = None, device: str) -> ClipEncoder:
     """The encoder called `identity`; `model` and `pretrained` say where it is if it is not a published one.
 
     Raises PsftrError if it is not available, or is another encoder.

@@ -33,7 +33,9 @@ class ShardedStore:
     `videos` holds their canonical ids. Raises PsftrError if what is there was made by another encoder or stride.
     """
 
-    def __init__(self, out: str | Path, *, encoder: str, dim: int, stride: int, dtype: str = ExtractSettings.dtype) -> None:
+    def __init__(
+        self, out: str | Path, *, encoder: str, dim: int, stride: int, dtype: str = ExtractSettings.dtype
+    ) -> None:
         self.out = Path(out)
         self.is_file = self.out.suffix in SUFFIXES
         self.folder = self.out.with_name(f"{self.out.name}.parts") if self.is_file else self.out

@@ -13,7 +13,7 @@ from windowing import policy
 from psftr.data.annotations import Action, Annotations, Video, read_annotations
 from psftr.data.batches import Batch, inference_batches
 from psftr.data.datamodule import ZstalDataModule, val_share
-from psftr.data.datasets import Dataset, DatasetSpec, dataset_spec
+from psftr.data.datasets import Dataset, DatasetSpec, PeerRules, dataset_spec
 from psftr.data.splits import ClassSplit, read_published_split
 from psftr.errors import PsftrError
 from psftr.features.store import FeatureStore, FeatureWriter, read_info
@@ -385,6 +385,30 @@ def test_lightning_fits_with_it(store, tmp_path):
         loader.sampler.set_epoch(epoch)
         expected += [b.windows for b in loader]
     assert probe.seen == expected
+
+
+def test_windows_and_actions_are_counted_by_our_rules_and_by_the_peers(tmp_path):
+    """What the counts of the published data sets rest on, in a world small enough to count by hand."""
+    videos = [
+        # 20 rows; windows from rows 0, 4, 8 and 12 (0, 2, 4 and 6 s). The first action lies in the first window; the
+        # second, one row long, in the last, and half of it in the one before.
+        Video("train0", "train", 10.0, None, (action(1, 3, "run"), action(7.75, 8.25, "run"))),
+        # 16 rows: in the test, windows from rows 0, 6 and 12. The second action is shorter than a row.
+        Video("test0", "test", 8.0, None, (action(2, 4, "dive"), action(5, 5.4, "dive"))),
+        Video("test1", "test", 4.0, None, (action(1, 1.5, "dive"),)),  # 8 rows, one window; one row of action
+        Video("test2", "test", 4.0, None, (action(1, 3, "dive"),)),
+    ]
+    annotations = Annotations(videos={video.video_id: video for video in videos})
+    store = made_store(tmp_path / "f.h5", annotations)
+    split = ClassSplit(("run",), ("dive",), "random", 50, 0)
+    spec = replace(SPEC, peer=PeerRules(excluded_videos=("test2",)))
+
+    def counts(protocol):
+        told = datamodule(store, annotations, split=split, spec=spec, val_fraction=0, protocol=protocol).summary()
+        return [told[k] for k in ("train_actions", "train_windows", "test_videos", "test_actions", "test_windows")]
+
+    assert counts("clean") == [2, 2, 3, 4, 5]
+    assert counts("peer") == [1, 1, 1, 1, 3]
 
 
 class Timelines:

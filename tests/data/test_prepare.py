@@ -5,6 +5,7 @@ import json
 import subprocess
 import sys
 import threading
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import SimpleNamespace
 
@@ -14,6 +15,7 @@ from front_door import psftr
 
 from psftr.data.annotations import read_annotations
 from psftr.data.checks import summary
+from psftr.data.datasets import DATASETS
 from psftr.data.download import BASE_URL_VARIABLE, fetch
 from psftr.data.prepare import import_features, prepare, simulate
 from psftr.data.record import read_record
@@ -212,6 +214,44 @@ def folder(tmp_path):
             split = ClassSplit(order[:num_seen], order[num_seen:], "published", ratio, index)
             write_published_splits(root / "splits", [split])
     return root
+
+
+def test_a_data_set_arrives_over_the_network(folder, server, tmp_path, monkeypatch):
+    """The made-up folder, published by the loopback server under its own pins: what every contributor can run."""
+    files = []
+    for name in files_below(folder):
+        content = (folder / name).read_bytes()
+        files.append(RemoteFile("someone/world", "abc123", f"data/{name}", hashlib.sha256(content).hexdigest(), name))
+        server.files[f"/someone/world/abc123/data/{name}"] = content
+    pins = {file.name: file.sha256 for file in files}
+    source = replace(
+        THUMOS14,
+        files=tuple(files),
+        annotation_sha256=pins["Thumos14_annotations.json"],
+        num_videos={"val": 2, "test": 1},
+        num_actions={"val": 4, "test": 2},
+        num_classes=4,
+    )
+    monkeypatch.setitem(DATASETS, "thumos14", replace(DATASETS["thumos14"], source=source))
+    monkeypatch.setenv(BASE_URL_VARIABLE, server.url)
+    done = psftr("prepare", "thumos14", cwd=tmp_path)
+    assert "THUMOS14, downloaded from someone/world, into data/thumos14" in done.stdout
+    assert "all files are the published ones (SHA-256)" in done.stdout
+    assert "expected" not in done.stdout
+    assert len(server.asked) == len(files) == 42
+    root = tmp_path / "data/thumos14"
+    assert (root / "annotations.json").read_bytes() == (folder / "Thumos14_annotations.json").read_bytes()
+    assert read_record(root)["files"]["annotations.json"] == pins["Thumos14_annotations.json"]
+    assert psftr("prepare", "thumos14", cwd=tmp_path).stdout == done.stdout
+    assert len(server.asked) == 42  # nothing was fetched twice
+
+    path = "/someone/world/abc123/data/Thumos14_annotations.json"
+    server.files[path] = server.files[path].replace(b"Diving", b"Divong")
+    failed = psftr("prepare", "thumos14", "--out", "other", cwd=tmp_path, check=False)
+    assert failed.returncode == 2
+    assert failed.stderr.count("\n") == 1
+    assert f"not the pinned {pins['Thumos14_annotations.json']}" in failed.stderr
+    assert files_below(tmp_path / "other") == []
 
 
 def test_import_checks_and_lists(folder, tmp_path):

@@ -9,12 +9,14 @@ import numpy as np
 import open_clip
 import pytest
 import torch
+from extraction import clip
 from open_clip import pretrained as open_clip_pretrained
 from open_clip.transformer import QuickGELU
 from PIL import Image
 from safetensors.torch import save_file
 
 from psftr.errors import PsftrError
+from psftr.features import clip as clip_module
 from psftr.features.clip import PRESETS, ClipEncoder
 from psftr.features.text import TextEncoder, embed_names
 
@@ -34,7 +36,7 @@ def smooth_frames(count: int, height: int, width: int) -> np.ndarray:
 
 @pytest.fixture(scope="module")
 def vit_b_32() -> ClipEncoder:
-    return ClipEncoder("ViT-B/32", "random", seed=3)
+    return clip("ViT-B/32", "random", seed=3)
 
 
 @pytest.fixture(scope="module")
@@ -64,12 +66,13 @@ def test_features_equal_open_clip_to_1e_5(vit_b_32, reference):
     torch.testing.assert_close(features, slow, rtol=0, atol=1e-5)
 
 
-def test_text_features_equal_open_clip(vit_b_32, reference):
+def test_text_features_equal_open_clip(vit_b_32, reference, monkeypatch):
     prompts = ["a video of a person doing high jump", "clean and jerk", "diving"]
     with torch.no_grad():
         expected = reference[0].encode_text(open_clip.get_tokenizer("ViT-B-32")(prompts))
     torch.testing.assert_close(vit_b_32.encode(prompts), expected, rtol=0, atol=1e-5)
-    torch.testing.assert_close(vit_b_32.encode_text(prompts, batch_size=2), expected, rtol=0, atol=1e-5)
+    monkeypatch.setattr(clip_module, "PROMPTS_PER_CALL", 2)
+    torch.testing.assert_close(vit_b_32.encode(prompts), expected, rtol=0, atol=1e-5)
     assert vit_b_32.logit_scale == pytest.approx(1 / 0.07, rel=1e-5)
 
 
@@ -89,7 +92,7 @@ def test_fast_preprocessing_equals_its_slow_twin(height, width, model):
 
 
 def test_identity_of_untrained_weights_says_so_and_the_seed_decides_them():
-    one, same, other = (ClipEncoder(TINY, "random", seed=seed) for seed in (1, 1, 2))
+    one, same, other = (clip(TINY, "random", seed=seed) for seed in (1, 1, 2))
     assert one.identity.startswith("open_clip:tiny_clip@")
     assert one.identity.endswith(":random-seed1")
     image = torch.zeros(1, 3, 32, 32)
@@ -98,20 +101,20 @@ def test_identity_of_untrained_weights_says_so_and_the_seed_decides_them():
     torch.manual_seed(5)
     before = torch.rand(1)
     torch.manual_seed(5)
-    ClipEncoder(TINY, "random", seed=9)
+    clip(TINY, "random", seed=9)
     assert torch.equal(torch.rand(1), before), "building untrained weights must not move the global generator"
 
 
 def test_it_is_a_text_encoder(tmp_path):
-    encoder: TextEncoder = ClipEncoder(TINY, "random")
-    text = embed_names(["CleanAndJerk", "Diving"], encoder=encoder, cache_dir=tmp_path)
+    encoder: TextEncoder = clip(TINY, "random")
+    text = embed_names(["CleanAndJerk", "Diving"], encoder=encoder, template="prompt3", cache_dir=tmp_path)
     assert text.encoder == encoder.identity
     expected = encoder.encode(["a video of a person doing clean and jerk"])[0]
     torch.testing.assert_close(text.embeddings[0], expected)
 
 
 def test_features_may_enter_a_training_step():
-    encoder = ClipEncoder(TINY, "random")
+    encoder = clip(TINY, "random")
     weight = torch.ones(16, requires_grad=True)
     for features in (encoder.encode(["diving"]), encoder.encode_image(torch.zeros(1, 3, 32, 32))):
         (features * weight).sum().backward()
@@ -119,7 +122,7 @@ def test_features_may_enter_a_training_step():
 
 
 def test_a_prompt_beyond_the_context_is_cut_with_a_warning(caplog):
-    encoder = ClipEncoder(TINY, "random")
+    encoder = clip(TINY, "random")
     encoder.encode(["a short one", "jump " * 75])  # 75 tokens, start and end: 77
     assert "are cut" not in caplog.text
     features = encoder.encode(["jump " * 75, "jump " * 200])
@@ -128,7 +131,7 @@ def test_a_prompt_beyond_the_context_is_cut_with_a_warning(caplog):
 
 
 def test_bf16_is_close_and_returns_float32():
-    full, half = ClipEncoder(TINY, "random"), ClipEncoder(TINY, "random", precision="bf16")
+    full, half = clip(TINY, "random"), clip(TINY, "random", precision="bf16")
     images = torch.randn(4, 3, 32, 32)
     features = half.encode_image(images)
     assert features.dtype == torch.float32
@@ -139,7 +142,7 @@ def test_bf16_is_close_and_returns_float32():
 
 
 def test_pre_projection_is_what_the_projection_is_applied_to():
-    post, pre = ClipEncoder(TINY, "random"), ClipEncoder(TINY, "random", projection="pre")
+    post, pre = clip(TINY, "random"), clip(TINY, "random", projection="pre")
     assert (post.dim, pre.dim) == (16, 32)
     assert pre.identity == post.identity + ":pre-projection"
     images = torch.randn(2, 3, 32, 32)
@@ -150,15 +153,15 @@ def test_pre_projection_is_what_the_projection_is_applied_to():
 
 @pytest.mark.parametrize("suffix", [".safetensors", ".pt"])
 def test_local_weights_file(tmp_path, suffix):
-    state = ClipEncoder(TINY, "random", seed=7)._network.state_dict()
+    state = clip(TINY, "random", seed=7)._network.state_dict()
     path = tmp_path / f"weights{suffix}"
     if suffix == ".safetensors":
         save_file(state, path)
     else:
         torch.save({"state_dict": {f"module.{key}": value for key, value in state.items()}}, path)
-    loaded = ClipEncoder(TINY, str(path))
+    loaded = clip(TINY, str(path))
     images = torch.randn(2, 3, 32, 32)
-    assert torch.equal(loaded.encode_image(images), ClipEncoder(TINY, "random", seed=7).encode_image(images))
+    assert torch.equal(loaded.encode_image(images), clip(TINY, "random", seed=7).encode_image(images))
     from hashlib import sha256
 
     assert loaded.identity.endswith(f":sha256-{sha256(path.read_bytes()).hexdigest()[:12]}")
@@ -177,14 +180,14 @@ def test_unfit_weights_files_are_refused(tmp_path):
     noise = tmp_path / "noise.pt"
     noise.write_bytes(b"not weights")
     with pytest.raises(PsftrError, match=r"noise\.pt do not load into tiny_clip"):
-        ClipEncoder(TINY, str(noise))
+        clip(TINY, str(noise))
     torch.save({"a": Spy()}, tmp_path / "code.pt")
     with pytest.raises(PsftrError, match=r"code\.pt do not load"):
-        ClipEncoder(TINY, str(tmp_path / "code.pt"))
+        clip(TINY, str(tmp_path / "code.pt"))
     assert not Spy.ran
     save_file({"a": torch.zeros(1)}, tmp_path / "other.safetensors")
     with pytest.raises(PsftrError, match="Missing key") as raised:
-        ClipEncoder(TINY, str(tmp_path / "other.safetensors"))
+        clip(TINY, str(tmp_path / "other.safetensors"))
     assert "\n" not in str(raised.value)
 
 
@@ -197,7 +200,7 @@ def published_tag(monkeypatch, tmp_path):
     """A tag `openai` of the tiny model whose file is a TorchScript archive in the URL cache, as the original ones."""
     from hashlib import sha256
 
-    weights = ClipEncoder(TINY, "random", seed=7)._network
+    weights = clip(TINY, "random", seed=7)._network
     archive = tmp_path / "cache" / "Tiny.pt"
     archive.parent.mkdir()
     torch.jit.save(torch.jit.trace_module(weights, {"encode_image": torch.zeros(1, 3, 32, 32)}), archive)
@@ -210,11 +213,11 @@ def published_tag(monkeypatch, tmp_path):
 
 @old_archives
 def test_a_published_tag_is_taken_from_the_cache_with_its_own_activation(published_tag):
-    encoder = ClipEncoder(TINY, "openai")
+    encoder = clip(TINY, "openai")
     assert encoder.identity.endswith(":openai")
     activations = [type(m) for m in encoder._network.modules() if isinstance(m, QuickGELU | torch.nn.GELU)]
     assert activations == [QuickGELU, QuickGELU]  # one layer in each tower
-    plain = ClipEncoder(TINY, "random", seed=7)
+    plain = clip(TINY, "random", seed=7)
     assert torch.equal(encoder._network.visual.proj, plain._network.visual.proj)
 
 
@@ -222,11 +225,11 @@ def test_a_published_tag_is_taken_from_the_cache_with_its_own_activation(publish
 def test_a_local_file_with_a_published_checksum_is_that_tag(published_tag, tmp_path):
     copy = tmp_path / "downloaded.pt"
     copy.write_bytes(published_tag.read_bytes())
-    assert ClipEncoder(TINY, str(copy)).identity == ClipEncoder(TINY, "openai").identity
+    assert clip(TINY, str(copy)).identity == clip(TINY, "openai").identity
     changed = tmp_path / "changed.pt"
     torch.jit.save(torch.jit.trace(torch.nn.Linear(2, 2), torch.zeros(1, 2)), changed)
     with pytest.raises(PsftrError, match=r"changed\.pt is a TorchScript program"):
-        ClipEncoder(TINY, str(changed))
+        clip(TINY, str(changed))
 
 
 def test_without_network_the_error_says_which_file_and_where_to_put_it(monkeypatch):
@@ -238,7 +241,7 @@ def test_without_network_the_error_says_which_file_and_where_to_put_it(monkeypat
     monkeypatch.setattr("psftr.features.clip.URL_CACHE", Path("nowhere"))
     monkeypatch.setattr("huggingface_hub.try_to_load_from_cache", lambda *_: None)
     with pytest.raises(PsftrError) as raised:
-        ClipEncoder("ViT-B-16", "openai")
+        clip("ViT-B-16", "openai")
     message = str(raised.value)
     assert "\n" not in message
     for part in (
@@ -250,7 +253,7 @@ def test_without_network_the_error_says_which_file_and_where_to_put_it(monkeypat
     ):
         assert part in message
     with pytest.raises(PsftrError, match=r"get open_clip_model.* \(pass --model ViT-B-32 --pretrained FILE\)"):
-        ClipEncoder("ViT-B-32", "laion2b_s34b_b79k")  # not trained with QuickGELU: the plain name is right
+        clip("ViT-B-32", "laion2b_s34b_b79k")  # not trained with QuickGELU: the plain name is right
 
 
 @pytest.mark.parametrize(
@@ -264,14 +267,14 @@ def test_without_network_the_error_says_which_file_and_where_to_put_it(monkeypat
 )
 def test_unknown_names(arguments, message):
     with pytest.raises(PsftrError, match=message):
-        ClipEncoder(*arguments)
+        clip(*arguments)
 
 
 def test_layout_file_errors(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"model layout absent\.json not found"):
-        ClipEncoder("absent.json", "random")
+        clip("absent.json", "random")
     (tmp_path / "odd.json").write_text('{"embed_dim": 4}')
     with pytest.raises(PsftrError, match=r"odd\.json is not an open_clip model layout"):
-        ClipEncoder(str(tmp_path / "odd.json"), "random")
+        clip(str(tmp_path / "odd.json"), "random")
     with pytest.raises(PsftrError, match="projection 'both' is unknown"):
-        ClipEncoder(TINY, "random", projection="both")
+        clip(TINY, "random", projection="both")
