@@ -1,4 +1,4 @@
-"""An untrained CLIP of 16 dimensions: as flags, as an encoder, and by its name in files (`parts.save_tiny` takes it)."""
+"""An untrained CLIP of 16 dimensions: as flags, as an encoder, by its name in files (`parts.save_tiny` takes it)."""
 
 from pathlib import Path
 
