@@ -211,6 +211,14 @@ class Model(HubModel):
         found = stream_detections(video, localizer, names, encoder=encoder, stride=stride or trained_stride(self.facts))
         return (d for d in found if threshold is None or d.score >= threshold)
 
+    def export(self, path: Path_) -> Path:
+        """Write the network as a file of torch.export (see `psftr.methods.psftr.export`). Raises PsftrError."""
+        if self.saved is None or self.name != "psftr":
+            raise PsftrError(f"{self.name} has no network to export; load a trained model of psftr")
+        from psftr.methods.psftr.export import export_saved
+
+        return export_saved(self.saved, path)
+
     def _open_encoder(self, identity: str | None) -> ClipEncoder:
         """The encoder of this identity; without one the encoder of the user's choice, or the default."""
         if self._encoder is None or (identity and self._encoder.identity != identity):

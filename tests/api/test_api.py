@@ -2,6 +2,7 @@ import os
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import huggingface_hub
@@ -21,7 +22,7 @@ from psftr.features.encoders import open_encoder
 from psftr.features.store import VideoFeatures
 from psftr.features.text import TextEmbeddings, embed_names
 from psftr.features.video.filmstrip import frames_at
-from psftr.predictions import Detection, read_predictions
+from psftr.predictions import Detection, Predictions, read_predictions
 
 LABELS = ["high jump", "pole vault"]
 
@@ -78,6 +79,28 @@ def test_every_output(result, tmp_path):
     assert result.to_vtt(tmp_path / "p.vtt").read_text().startswith("WEBVTT")
     assert result.to_timeline(tmp_path / "p.png").stat().st_size > 1000
     assert "UNTRAINED ENCODER" in result.to_report(tmp_path / "p.html").read_text()
+
+
+def test_a_data_frame_has_every_detection_and_says_what_it_is_of(result):
+    frame = result.to_dataframe()
+    assert list(frame.columns) == ["video", "label", "start_s", "end_s", "score"]
+    assert list(frame.itertuples(index=False, name=None)) == [
+        (d.video_id, d.label, d.start_s, d.end_s, d.score) for d in result
+    ]
+    assert frame.attrs == {"marks": ["UNTRAINED ENCODER"]}
+
+
+def test_a_notebook_shows_the_likely_ones_and_a_warning(result):
+    shown = result._repr_html_()
+    assert shown.count("<tr") == len(result.likely()) + 1
+    assert "<p>UNTRAINED ENCODER: its weights are random" in shown
+    assert f"{len(result.likely())} likely of {len(result)} detections" in shown
+    strange = replace(result, predictions=Predictions({"v": (Detection("v", "<b>bold</b>", 0, 1, 0.5),)}))
+    assert "&lt;b&gt;bold" in strange._repr_html_()
+
+
+def test_types_are_for_others_too():
+    assert (Path(psftr.__file__).parent / "py.typed").is_file()
 
 
 def test_order_of_labels_does_not_matter(model, videos, result):
