@@ -1,5 +1,7 @@
 """Frames, arrays and long videos as input."""
 
+import itertools
+
 import numpy as np
 import pytest
 import torch
@@ -135,14 +137,12 @@ def test_memory_of_a_stream_does_not_grow_with_the_video(model, pictures):
     """An hour of frames at one a second: no chunk is longer than its core and two margins."""
     encoder, localizer = model._open_encoder(model.encoder), WholeChunk()
     hour = Frames((pictures[k % 60] for k in range(3600)), 1.0, "hour")
-    found = list(
-        stream_detections(hour, localizer, LABELS, encoder=encoder, stride=4, core_s=120.0, margin_s=60.0)
-    )
+    found = list(stream_detections(hour, localizer, LABELS, encoder=encoder, stride=4, core_s=120.0, margin_s=60.0))
     assert max(localizer.lengths) == (120 + 2 * 60) / 4
     assert len(localizer.lengths) == len(found) == 30
     # in every inner chunk from a margin before the core to one after: the middle lies in the core
     assert [d.start_s for d in found[:3]] == [1.0, 61.0, 181.0]
-    assert all(a.start_s < b.start_s for a, b in zip(found, found[1:]))
+    assert all(a.start_s < b.start_s for a, b in itertools.pairwise(found))
 
 
 def test_a_short_stream_gives_what_predict_gives(model, videos, pictures):
