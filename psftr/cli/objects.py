@@ -191,6 +191,7 @@ def build_datamodule(config: Config, dataset: Dataset) -> ZstalDataModule:
         num_workers=data["workers"],
         val_fraction=data["val_fraction"],
         held_out_classes=data["held_out_classes"],
+        held_out_seed=data.get("held_out_seed", config["seed"]),  # older runs held out by their seed
         cache_mb=data["cache_mb"],
         seed=config["seed"],
         protocol=config["protocol"],

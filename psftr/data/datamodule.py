@@ -102,7 +102,8 @@ class ZstalDataModule(pl.LightningDataModule):
     Clean protocol: trains on `train_subset` videos that hold a training class. Validation is on `val_fraction` of them,
     kept out of training; or, with `held_out_classes` > 0, on all of them that hold one of that many seen classes, which
     are then the validation vocabulary and gone from training (labels and videos). Prediction covers every window of the
-    `test_subset` videos that hold an unseen class.
+    `test_subset` videos that hold an unseen class. `held_out_seed` chooses what is held out, `seed` only the order of
+    training windows, so that trainings of several seeds are validated on the same.
     Peer protocol: `WindowPolicy.as_peer`, no validation videos, validation on the unseen test.
 
     Raises PsftrError for a split, subset or excluded id the annotations do not know, and for a side left without videos
@@ -123,6 +124,7 @@ class ZstalDataModule(pl.LightningDataModule):
         val_fraction: float = 0.1,
         seed: int = 0,
         held_out_classes: int = 0,
+        held_out_seed: int = 0,
         exclude: Iterable[str] = (),
         protocol: str = "clean",
         cache_mb: float = 512,
@@ -146,7 +148,7 @@ class ZstalDataModule(pl.LightningDataModule):
         self._reader = RowReader(store, limit_mb=cache_mb / max(1, num_workers))
         self._counts: dict[str, Any] = {"protocol": protocol, "excluded": len(excluded)}
 
-        tuning = hold_out_classes(split, count=held_out_classes, seed=seed) if held_out_classes else None
+        tuning = hold_out_classes(split, count=held_out_classes, seed=held_out_seed) if held_out_classes else None
         self.train_classes = tuning.seen if tuning else split.seen
         self.test_classes = split.unseen
         # From here on, training and validation work on `seen` only: no unseen label is left in it.
@@ -162,7 +164,7 @@ class ZstalDataModule(pl.LightningDataModule):
             training = [v for v in seen.videos.values() if v.video_id not in validation.videos]
         else:
             self.val_classes = split.seen
-            held = _validation_videos(list(seen.videos.values()), val_fraction, seed)
+            held = _validation_videos(list(seen.videos.values()), val_fraction, held_out_seed)
             validation = seen.with_videos(v for v in seen.videos.values() if v.video_id in held)
             training = [v for v in seen.videos.values() if v.video_id not in held]
         self.train_annotations = _with_actions(seen.with_videos(training).only_classes(self.train_classes))
