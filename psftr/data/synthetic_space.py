@@ -184,6 +184,11 @@ class Space:
         words = 0.62 * self.heard("motion", composition.motion, of_motion)
         words += 0.60 * _unit(np.sum([self.heard("object", word, of_object) for word in composition.objects], axis=0))
         words += 0.50 * self.heard("scene", composition.scene, of_scene)
+        return self.sentence(words, rng, on_topic=on_topic)
+
+    def sentence(self, words: np.ndarray, rng: np.random.Generator, *, on_topic: bool = True) -> np.ndarray:
+        """[dim] of length TEXT_NORM: what is said in `words` [dim], with as much of the common part as `rng` gives."""
+        recipe = self.recipe
         share = float(np.interp(rng.uniform(), NAME_QUANTILES, NAME_COSINES)) ** 2 - recipe.text_shared
         topic = recipe.text_topic if on_topic else 0.0
         gap = recipe.unrelated / (recipe.common * math.sqrt(_MEAN_SQUARED_COSINE - recipe.text_shared))
