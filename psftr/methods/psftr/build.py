@@ -37,6 +37,7 @@ from psftr.methods.psftr.sgqg import (
     SemanticPromptInfusion,
     SgqgLayer,
 )
+from psftr.methods.psftr.similarity import CentredSimilarity, NameGuidance, SimilarityClassifier
 from psftr.methods.psftr.spde import (
     SPDE,
     ConcatMlpFusion,
@@ -61,10 +62,20 @@ __all__ = ["NetworkConfig", "build_network"]
 VARIANTS = {
     "query_residual": ("attended", "literal"),
     "spde": ("none", "residual", "concat_mlp", "mlp_residual"),
-    "class_head": ("cosine", "clip_adapter", "attention_pool"),
+    "class_head": ("cosine", "clip_adapter", "attention_pool", "similarity"),
 }
 LEAST = dict.fromkeys(
-    ("feature_dim", "text_dim", "dim", "heads", "encoder_layers", "decoder_layers", "ffn_expansion"), 1
+    (
+        "feature_dim",
+        "text_dim",
+        "dim",
+        "heads",
+        "encoder_layers",
+        "decoder_layers",
+        "ffn_expansion",
+        "guidance_channels",
+    ),
+    1,
 )
 # a softmax over one of these would be constant and leave what feeds it untrained
 LEAST |= dict.fromkeys(("points", "queries", "roi_bins"), 2)
@@ -92,7 +103,9 @@ class NetworkConfig:
     text_to_query: bool = True  # Table 2, equation 3
     query_residual: str = "attended"  # residual of equation 3: Q_bar, or "literal" for Q as printed
     spde: str = "mlp_residual"  # Table 3
-    class_head: str = "cosine"  # or "clip_adapter", "attention_pool": over raw CLIP features of the segment
+    class_head: str = "cosine"  # "clip_adapter", "attention_pool": raw CLIP features of the segment; "similarity": curves
+    similarity_guidance: bool = False  # names reach the encoder as curves of similarity over time
+    guidance_channels: int = 16  # per name, in the guidance
     adapter_ratio: float = 0.2  # share of the learned part in clip_adapter
     roi_bins: int = 16  # samples per segment in clip_adapter and attention_pool
     logit_scale: float = 100.0  # CLIP's: fixed in equation 5, the starting value in the class head
@@ -131,11 +144,16 @@ class NetworkConfig:
             )
         shared_space = [f"spde={self.spde}"] * (self.spde != "none")
         shared_space += [f"class_head={self.class_head}"] * (self.class_head != "cosine")
+        shared_space += ["similarity_guidance=true"] * self.similarity_guidance
         if shared_space and self.feature_dim != self.text_dim:
             raise PsftrError(
                 f"{' and '.join(shared_space)} compares frames with names in one space, but feature_dim is "
                 f"{self.feature_dim} and text_dim {self.text_dim}: use features and text of one CLIP model, "
-                "or spde=none with class_head=cosine"
+                "or spde=none with class_head=cosine and similarity_guidance=false"
+            )
+        if self.class_head == "similarity" and self.spde != "none":
+            raise PsftrError(
+                f"class_head=similarity reads no queries, so spde={self.spde} would change nothing: set spde=none"
             )
 
     def to_dict(self) -> dict[str, Any]:
@@ -160,6 +178,7 @@ def build_network(config: NetworkConfig) -> PSFTR:
     reads_text = config.text_to_vision or config.text_to_query
     adapts_text = reads_text and config.text_dim != config.dim
     decoder = RefiningSGQG if config.refine else SGQG
+    reads_curves = config.similarity_guidance or config.class_head == "similarity"
     return PSFTR(
         convolution=TemporalConvolution(feature_dim=config.feature_dim, dim=config.dim),
         text_projection=nn.Linear(config.text_dim, config.dim) if adapts_text else nn.Identity(),
@@ -177,6 +196,8 @@ def build_network(config: NetworkConfig) -> PSFTR:
         feature_dim=config.feature_dim,
         text_dim=config.text_dim,
         first_output=0 if config.auxiliary else config.decoder_layers - 1,
+        similarity=CentredSimilarity(feature_dim=config.feature_dim) if reads_curves else None,
+        guidance=_guidance(config),
     )
 
 
@@ -224,9 +245,17 @@ def _spde(config: NetworkConfig) -> nn.Module:
     return SPDE(prototype=SemanticPrototype(scale=config.logit_scale), fusion=fusion)
 
 
+def _guidance(config: NetworkConfig) -> nn.Module | None:
+    if not config.similarity_guidance:
+        return None
+    return NameGuidance(channels=config.guidance_channels, dim=config.dim)
+
+
 def _class_head(config: NetworkConfig) -> nn.Module:
     if config.class_head == "cosine":
         return CosineClassifier(dim=config.dim, text_dim=config.text_dim, logit_scale=config.logit_scale)
+    if config.class_head == "similarity":
+        return SimilarityClassifier(logit_scale=config.logit_scale)
     if config.class_head == "attention_pool":
         return AttentionPoolClassifier(dim=config.dim, logit_scale=config.logit_scale, bins=config.roi_bins)
     return AdapterClassifier(

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from psftr.errors import PsftrError
 from psftr.methods.psftr.sgqg import SGQG
+from psftr.methods.psftr.similarity import CentredSimilarity
 from psftr.methods.psftr.ssae import SSAE, TemporalConvolution
 
 __all__ = ["PSFTR", "LayerOutputs", "Outputs"]
@@ -35,6 +36,8 @@ class Outputs:
 class PSFTR(nn.Module):
     """SSAE encodes, SGQG decodes, SPDE enriches the queries for classification; `build_network` puts one together.
 
+    Beyond the paper: with `similarity`, names reach the encoder (`guidance`) and the classifier as curves over time.
+
     The class list is an input: no parameter depends on K, reordering names permutes class logits and nothing else.
     Decoder layers before `first_output` give no outputs (0: auxiliary outputs of all, layers - 1: only the last).
     """
@@ -53,6 +56,8 @@ class PSFTR(nn.Module):
         feature_dim: int,
         text_dim: int,
         first_output: int,
+        similarity: CentredSimilarity | None = None,
+        guidance: nn.Module | None = None,
     ) -> None:
         super().__init__()
         self.convolution = convolution
@@ -66,20 +71,30 @@ class PSFTR(nn.Module):
         self.feature_dim = feature_dim
         self.text_dim = text_dim
         self.first_output = first_output
+        self.similarity = similarity
+        self.guidance = guidance
 
-    def forward(self, features: Tensor, is_padding: Tensor, text: Tensor) -> Outputs:
+    def forward(
+        self, features: Tensor, is_padding: Tensor, text: Tensor, encoder_text: Tensor | None = None
+    ) -> Outputs:
         """features V [B,T,D], is_padding [B,T] bool (True = padding, its content is ignored), text T [K,Dt] -> Outputs.
 
-        Raises PsftrError if a shape does not fit.
+        `encoder_text` [K',Dt]: what encoder and queries read instead of `text`, which the classifier always reads; all
+        zero, they read nothing. Raises PsftrError if a shape does not fit.
         """
         self._check(features, is_padding, text)
         features = features.masked_fill(is_padding[..., None], 0.0)
+        read = text if encoder_text is None else encoder_text
+        curves = None if self.similarity is None else self.similarity(features, text, is_padding)  # S
         visual = self.convolution(features, is_padding)  # V~
-        visual, fused_text = self.encoder(visual, self.text_projection(text)[None], is_padding)  # F^, T^: eq. 1-2
+        if self.similarity is not None and self.guidance is not None:
+            guiding = curves if encoder_text is None else self.similarity(features, encoder_text, is_padding)
+            visual = visual + self.guidance(guiding, is_padding)
+        visual, fused_text = self.encoder(visual, self.text_projection(read)[None], is_padding)  # F^, T^: eq. 1-2
         queries, segments_cw = self.decoder(visual, fused_text, is_padding)  # Q^ of every layer: eq. 3-4
         queries, segments_cw = queries[self.first_output :], segments_cw[self.first_output :]
         class_queries = self.spde(queries, features, text, is_padding)  # Q_cls: eq. 5-6
-        class_logits = self.class_head(class_queries, segments_cw, features, text)
+        class_logits = self.class_head(class_queries, segments_cw, features, text, curves)
         predicted = zip(class_logits, segments_cw, self.actionness_head(queries), strict=True)
         layers = [LayerOutputs(*layer) for layer in predicted]
         return Outputs(layers[-1], self.saliency_head(visual, is_padding), tuple(layers[:-1]))
