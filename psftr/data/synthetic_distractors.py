@@ -52,8 +52,9 @@ class Repertoire:
     def far(self, rng: np.random.Generator) -> Composition | None:
         """Any activity that is no class; None if there is none."""
         for _ in range(_TRIES):
-            words = (part[rng.integers(len(part))] for part in (self.motions, self._objects, self._scenes))
-            made = _named(*words)
+            motion = self.motions[rng.integers(len(self.motions))]
+            objects = self._objects[rng.integers(len(self._objects))]
+            made = _named(motion, objects, self._scenes[rng.integers(len(self._scenes))])
             if self._identity(made) not in self._known:
                 return made
         return None

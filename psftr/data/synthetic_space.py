@@ -11,8 +11,9 @@ Pure arrays and seeds, no files (those are in synthetic.py). What a frame is mad
   from seen classes and find them in unseen ones; no sentence describes them;
 - distractors (synthetic_distractors.py): actions with all of the above, of an activity that is no class. Whoever acts,
   asked for or not, brings its own object and scene into the picture, and those of the video step back;
-- hard negatives between the actions: the object close up at rest, and motions no class names, which have the course of
-  an action but neither beginning nor end; and background motion, at any time, which has neither;
+- hard negatives between the actions: the object close up at rest, motions that no class names, and the action's own
+  motion tried out; these have the course of an action but neither beginning nor end. Background motion, of the motions
+  that classes name, at any time, has none of the three;
 - nuisance: Ornstein-Uhlenbeck processes of several time constants, much of it in the directions that carry the signal,
   and white noise.
 
@@ -195,8 +196,8 @@ class Space:
 class Event:
     """On a timeline: an "action", asked for, or what is not.
 
-    "distractor": an action of an activity that is no class; "still": the object at rest; "idle": a motion of no class;
-    "background": somebody else's motion, without an object, beside whatever happens.
+    "distractor": an action of an activity that is no class; "still": the object at rest; "idle": a motion that is no
+    action; "background": somebody else's motion, without an object, beside whatever happens.
     """
 
     start_s: float
@@ -285,7 +286,7 @@ def render(
     visible = np.clip((0.85, 0.70) + recipe.visibility * _wander(rng, steps, 2, step_s, 2.5), 0.1, 1.3)
     lively = np.zeros(steps)
     hidden = np.zeros((steps, 2))  # of the video's own scene and object, while others act
-    others: dict[tuple[str, object], tuple[np.ndarray, np.ndarray]] = {}  # their scenes and objects
+    others: dict[tuple[int, object], tuple[np.ndarray, np.ndarray]] = {}  # their scenes and objects
     for event in events:
         amount = _amount(times_s, event, recipe.fade_s * rng.uniform(0.6, 1.6))
         if event.kind != "still":
@@ -309,8 +310,8 @@ def render(
     add("style", _unit(rng.standard_normal(space.dim)), recipe.style)
     add_instance("scene", space.scene(main), recipe.scene * visible[:, 0])
     add_instance("object", space.objects(main), recipe.object * visible[:, 1])
-    for (part, words), (direction, amount) in others.items():
-        add_instance((part, words), direction, (recipe.scene, recipe.object)[part] * amount)
+    for (part, words), (theirs_direction, amount) in others.items():
+        add_instance(("other", part, words), theirs_direction, (recipe.scene, recipe.object)[part] * amount)
     clutter_visible = np.clip(1 + 0.4 * _wander(rng, steps, len(clutter), step_s, 4.0), 0, 2)
     for number, direction in enumerate(clutter):
         add_instance(("clutter", number), direction, recipe.clutter * clutter_visible[:, number])
