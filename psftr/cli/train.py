@@ -229,6 +229,7 @@ def build_trainer(config: Config, folder: RunFolder) -> pl.Trainer:
     from pytorch_lightning.callbacks import Callback, EMAWeightAveraging, ModelCheckpoint
 
     from psftr.cli.progress import EpochSeed, progress_callback
+    from psftr.methods.psftr.averaging import LastEpochsAverage
 
     trainer, checkpoint = config["trainer"], config["checkpoint"]
     precision = trainer["precision"]
@@ -257,6 +258,8 @@ def build_trainer(config: Config, folder: RunFolder) -> pl.Trainer:
         )
     if config["optimizer"]["ema_decay"] is not None:
         callbacks.append(EMAWeightAveraging(decay=config["optimizer"]["ema_decay"]))
+    elif trainer.get("average_share"):
+        callbacks.append(LastEpochsAverage(share=trainer["average_share"], max_epochs=trainer["max_epochs"]))
     progress = progress_callback(trainer["progress"])
     return pl.Trainer(
         accelerator=trainer["accelerator"],

@@ -14,17 +14,17 @@ __all__ = ["LastEpochsAverage"]
 
 
 class LastEpochsAverage(WeightAveraging):
-    """Stochastic weight averaging (Izmailov et al., 2018) at a constant rate over the last `epochs` of `max_epochs`.
+    """Stochastic weight averaging (Izmailov et al., 2018) at a constant rate over the last `share` of `max_epochs`.
 
-    One epoch of a short training lands well or badly by chance; their mean does so less. Before the last `epochs` the
-    average is a copy of the current weights, so that validation during training sees what is there.
+    One epoch of a short training lands well or badly by chance; the mean of several does so less. Before, the average
+    is a copy of the current weights, so that validation during training sees what is there. At least one epoch counts.
     """
 
-    def __init__(self, *, epochs: int, max_epochs: int) -> None:
-        if not 1 <= epochs <= max_epochs:
-            raise PsftrError(f"average_epochs must be from 1 to max_epochs ({max_epochs}), got {epochs}")
+    def __init__(self, *, share: float, max_epochs: int) -> None:
+        if not 0 < share <= 1:
+            raise PsftrError(f"the share of epochs to average must be in (0, 1], got {share}; 0.3 is the last third")
         super().__init__(avg_fn=self._towards)
-        self._first = max_epochs - epochs
+        self._first = max_epochs - max(1, round(share * max_epochs))
         self._weight = 1.0
 
     def on_train_batch_end(

@@ -103,7 +103,7 @@ class NetworkConfig:
     text_to_query: bool = True  # Table 2, equation 3
     query_residual: str = "attended"  # residual of equation 3: Q_bar, or "literal" for Q as printed
     spde: str = "mlp_residual"  # Table 3
-    class_head: str = "cosine"  # "clip_adapter", "attention_pool": raw CLIP features of the segment; "similarity": curves
+    class_head: str = "cosine"  # or "clip_adapter", "attention_pool": raw CLIP features; "similarity": curves
     similarity_guidance: bool = False  # names reach the encoder as curves of similarity over time
     guidance_channels: int = 16  # per name, in the guidance
     adapter_ratio: float = 0.2  # share of the learned part in clip_adapter

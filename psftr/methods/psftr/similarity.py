@@ -1,9 +1,9 @@
 """Text as similarity: how close every frame is to every name, in CLIP's own space.
 
-Cross-attention to embeddings of names can memorise the names it was trained on. Here no learned weight ever sees a name:
-what reaches the network is a curve over time per name, the same kind of thing for a name seen in training and for one
-that was not. Every name's curve goes through the same weights. The idea is cost aggregation, as CAT-Seg (Cho et al., 2024)
-does for open-vocabulary segmentation.
+Cross-attention to embeddings of names can memorise the names it was trained on. Here no learned weight ever sees a
+name: what reaches the network is a curve over time per name, the same kind of thing for a name seen in training and
+for one that was not. All curves go through the same weights. The idea is cost aggregation, as CAT-Seg (Cho et al.,
+2024) does for open-vocabulary segmentation.
 
 Shape letters as in attention.py; S the curves, C channels per name, P places along a segment.
 """
@@ -129,8 +129,9 @@ class SimilarityClassifier(nn.Module):
 def sample_along(curves: Tensor, segments_cw: Tensor, *, inside: int, outside: int) -> Tensor:
     """Curves at the centres of `inside` equal bins of each segment and of `outside` bins of the same width each side.
 
-    curves [B,K,T], whose row t lies at (t + .5) / T; segments_cw [N,B,Q,2] in units of T, clipped to the window, without
-    gradient -> [N,B,Q,K,P], P = outside + inside + outside, in order of time. Beyond the window its outermost row holds.
+    curves [B,K,T], whose row t lies at (t + .5) / T; segments_cw [N,B,Q,2] in units of T, clipped to the window, read
+    without gradient -> [N,B,Q,K,P], P = outside + inside + outside, in order of time. Beyond the window its outermost
+    row holds.
     """
     length = curves.shape[-1]
     layers, batch, queries, _ = segments_cw.shape

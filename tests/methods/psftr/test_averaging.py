@@ -28,27 +28,28 @@ class Counting(pl.LightningModule):
         return torch.optim.SGD(self.parameters(), lr=1.0)
 
 
-def train(folder, epochs, **settings):
+def train(folder, share):
     module = Counting()
     loader = DataLoader([0])
     trainer = pl.Trainer(
         max_epochs=5, accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False,
         enable_model_summary=False, num_sanity_val_steps=0, default_root_dir=folder,
-        callbacks=[LastEpochsAverage(epochs=epochs, max_epochs=5)], **settings,
+        callbacks=[LastEpochsAverage(share=share, max_epochs=5)],
     )  # fmt: skip
     trainer.fit(module, loader, loader)
     return module
 
 
-@pytest.mark.parametrize(("epochs", "mean"), [(1, 5.0), (2, 4.5), (5, 3.0)])
-def test_the_result_is_the_mean_of_the_last_epochs(tmp_path, epochs, mean):
-    assert train(tmp_path, epochs).weight.item() == pytest.approx(mean)
+@pytest.mark.parametrize(("share", "mean"), [(0.01, 5.0), (0.4, 4.5), (1.0, 3.0)])
+def test_the_result_is_the_mean_of_the_last_epochs(tmp_path, share, mean):
+    assert train(tmp_path, share).weight.item() == pytest.approx(mean)
 
 
 def test_validation_sees_the_epoch_that_has_just_ended(tmp_path):
-    assert train(tmp_path, 2).seen_in_validation == [1.0, 2.0, 3.0, 4.0, 4.5]
+    assert train(tmp_path, 0.4).seen_in_validation == [1.0, 2.0, 3.0, 4.0, 4.5]
 
 
-def test_more_epochs_than_there_are_cannot_be_averaged():
-    with pytest.raises(PsftrError, match="average_epochs"):
-        LastEpochsAverage(epochs=6, max_epochs=5)
+@pytest.mark.parametrize("share", [0.0, 1.5])
+def test_a_share_is_a_share(share):
+    with pytest.raises(PsftrError, match="share of epochs"):
+        LastEpochsAverage(share=share, max_epochs=5)

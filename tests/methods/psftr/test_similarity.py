@@ -70,12 +70,13 @@ def test_every_window_query_and_layer_reads_its_own_place():
     curves = (100 * torch.arange(2)[:, None, None] + 10 * torch.arange(2)[:, None] + torch.arange(4)).float()
     centres = torch.tensor([[[0.125, 0.375], [0.625, 0.875]], [[0.875, 0.625], [0.375, 0.125]]])  # [N,B,Q]
     along = sample_along(curves, torch.stack((centres, torch.full_like(centres, 0.25)), -1), inside=1, outside=0)
-    wanted = torch.tensor([[[[0, 10], [1, 11]], [[102, 112], [103, 113]]], [[[3, 13], [2, 12]], [[101, 111], [100, 110]]]])
+    first = [[[0, 10], [1, 11]], [[102, 112], [103, 113]]]
+    wanted = torch.tensor([first, [[[3, 13], [2, 12]], [[101, 111], [100, 110]]]])
     torch.testing.assert_close(along.squeeze(-1), wanted.float())
 
 
 def test_the_classifier_starts_from_the_centred_mean_of_the_segment():
-    """Curve 1 over the segment's four rows, name 2 has -1: with logit_scale 50 the logits are 50 and -50 / CURVE_SCALE."""
+    """Name 1's curve is 1 over the segment's four rows, name 2's is -1."""
     head = SimilarityClassifier(logit_scale=50.0)
     torch.nn.init.zeros_(head.contract.weight)
     curves = torch.tensor([[[0.0, 0, 1, 1, 1, 1, 0, 0], [0.0, 0, -1, -1, -1, -1, 0, 0]]])
