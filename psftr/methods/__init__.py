@@ -52,8 +52,8 @@ class Training:
     """What Lightning trains. The module logs val/mAP if it validates; `network` is what is saved for use and sharing.
 
     facts: `Provenance.training`, the counts of the training itself. summary: further counts for run.json.
-    network_facts: what it takes to build the network again, plain values. lines: what to tell the user before the
-    first epoch.
+    network_facts: what it takes to build the network again, plain values. callbacks: the method's own, for Lightning.
+    lines: what to tell the user before the first epoch.
     """
 
     module: pl.LightningModule
@@ -64,6 +64,7 @@ class Training:
     facts: Mapping[str, Any]
     network_facts: Mapping[str, Any] = field(default_factory=dict)
     summary: Mapping[str, Any] = field(default_factory=dict)
+    callbacks: tuple[pl.Callback, ...] = ()
     lines: tuple[str, ...] = ()
 
 

@@ -30,7 +30,11 @@ TABLE_2 = [  # text_to_vision, vision_to_text, text_to_query of rows 1 to 7
 VARIANT_VALUES = [
     {},
     *(dict(zip(("text_to_vision", "vision_to_text", "text_to_query"), row)) for row in TABLE_2[:-1]),
-    *({name: value} for name, values in VARIANTS.items() for value in values),
+    *({name: value} for name, values in VARIANTS.items() for value in values if value != "similarity"),
+    GUIDED := dict.fromkeys(("text_to_vision", "vision_to_text", "text_to_query"), False)
+    | {"spde": "none", "class_head": "similarity", "similarity_guidance": True},
+    {"similarity_guidance": True},
+    {"class_head": "similarity", "spde": "none"},
     {"refine": False},
     {"auxiliary": False},
     {"refine": False, "auxiliary": False},
