@@ -53,6 +53,8 @@ def check(config: Mapping[str, Any]) -> None:
         )
     if settings.predictions and not settings.annotations:
         raise PsftrError("predictions=FILE needs annotations=FILE, its ground truth (JSON or CSV)")
+    if settings.tious == ():
+        raise PsftrError("tious=[] names no tIoU; give at least one, such as tious=[0.5]")
 
 
 def run(config: Mapping[str, Any]) -> float:
@@ -165,7 +167,7 @@ def evaluate_method(settings: EvaluateSettings, own: Any) -> float:
 
 def evaluate_file(settings: EvaluateSettings) -> float:
     """A predictions file of any tool against ground truth."""
-    from psftr.data.annotations import read_annotations
+    from psftr.cli.ground_truth import read_ground_truth
     from psftr.data.datasets import DATASETS
     from psftr.data.splits import open_split
     from psftr.evaluation.aggregate import aggregate
@@ -187,7 +189,7 @@ def evaluate_file(settings: EvaluateSettings) -> float:
         protocol = protocol_for(str(name), settings.protocol) if name in DATASETS else protocol
     spec = DATASETS.get(str(name))
     ignored = settings.dataset.ignore_labels or (spec.ignore_labels if spec else ("Ambiguous",))
-    annotations = read_annotations(str(settings.annotations), ignore_labels=ignored)
+    annotations = read_ground_truth(str(settings.annotations), ignore_labels=ignored)
     asked = any(key.startswith("split") for key in given)
     split = None
     if asked and split_of(provenance) is None:
