@@ -1,6 +1,5 @@
 """Curves of frames against names: hand-made frames of two or three channels."""
 
-import pytest
 import torch
 
 from psftr.methods.psftr.similarity import (
@@ -87,20 +86,18 @@ def test_the_classifier_starts_from_the_centred_mean_of_the_segment():
     torch.testing.assert_close(logits, inside * 50 / CURVE_SCALE * torch.tensor([[[[1.0, -1.0]]]]))
 
 
-def test_without_curves_the_classifier_says_what_is_missing():
-    head = SimilarityClassifier(logit_scale=50.0)
-    with pytest.raises(ValueError, match="CentredSimilarity"):
-        head(torch.zeros(1, 1, 1, 4), torch.zeros(1, 1, 1, 2), torch.zeros(1, 8, 4), torch.zeros(2, 4))
-
-
 def test_guidance_ignores_the_order_of_names_and_padding():
     torch.manual_seed(0)
     guidance = NameGuidance(channels=4, dim=6)
-    curves, is_padding = torch.randn(2, 3, 10), torch.arange(10) >= torch.tensor([[10], [7]])
+    nothing, curves, is_padding = (
+        torch.zeros(2, 10, 6),
+        torch.randn(2, 3, 10),
+        torch.arange(10) >= torch.tensor([[10], [7]]),
+    )
     curves = curves.masked_fill(is_padding[:, None], 0.0)
-    guided = guidance(curves, is_padding)
+    guided = guidance(nothing, curves, is_padding)
     assert guided.shape == (2, 10, 6)
     assert (guided[1, 7:] == 0).all()
-    torch.testing.assert_close(guidance(curves[:, [2, 0, 1]], is_padding), guided)
-    alone = guidance(curves[1:, :, :7], is_padding[1:, :7])
+    torch.testing.assert_close(guidance(nothing, curves[:, [2, 0, 1]], is_padding), guided)
+    alone = guidance(nothing[1:, :7], curves[1:, :, :7], is_padding[1:, :7])
     torch.testing.assert_close(guided[1:, :5], alone[:, :5])  # the last rows see the border within two kernels
