@@ -26,7 +26,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from psftr.errors import PsftrError
-from psftr.evaluation.tables import table, wrap
+from psftr.evaluation.render import aligned, wrap
 
 LEVEL = 0.95
 NUM_RESAMPLES = 10_000
@@ -197,7 +197,7 @@ def comparison_text(comparison: Comparison, *, a: str, b: str, synthetic: bool) 
     return "\n".join(
         [
             wrap(f"{mark}A = {a}, B = {b}, {ratio}/{100 - ratio}; sd: over the seeds of a split, pooled"),
-            table(heads, body, [row("mean", list(splits.values()))]),
+            aligned(heads, body, [row("mean", list(splits.values()))]),
             *map(wrap, told),
         ]
     )

@@ -102,6 +102,7 @@ def write_report_page(
     sources: Mapping[str, str | os.PathLike[str]] | None = None,
     durations_s: Mapping[str, float] | None = None,
     stages: Mapping[str, StageTrace] | None = None,
+    tables: Sequence[Table] = (),
     title: str = "psftr report",
 ) -> Path:
     """Write the page for predictions by name; returns its path.
@@ -110,8 +111,8 @@ def write_report_page(
     evaluations: of the files, where they are at hand; else `score_files` makes them, by `protocol` and `splits`.
     expected_splits: default all ten where several published splits are given. videos_dir: where to look for video
     files, default the page's own folder; sources: known files, by video id. stages: by the name of their file, how its
-    detections came about. Raises PsftrError where files, splits and annotations do not belong together, or must not be
-    averaged.
+    detections came about. tables: further ones, after the results. Raises PsftrError where files, splits and
+    annotations do not belong together, or must not be averaged.
     """
     if not files:
         raise PsftrError("no predictions for the report; give at least one file")
@@ -151,6 +152,7 @@ def write_report_page(
                 _file(titles[name], predictions, evaluations.get(name), durations)
                 for name, predictions in files.items()
             ],
+            tables=tables,
             has_stages=has_stages,
             style=_parts("css", has_stages),
             script=_parts("js", has_stages),

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
-from psftr.methods import LocalizerSetup, Method, Training, TrainingSetup
+from psftr.methods import AuditSetup, LocalizerSetup, Method, Training, TrainingSetup
 from psftr.methods.psftr.settings import PsftrSettings
 
 if TYPE_CHECKING:
     from pytorch_lightning import Callback
 
     from psftr.methods.psftr.localizer import PsftrLocalizer
+    from psftr.predictions import Detection
     from psftr.settings import TrainSettings
 
 
@@ -93,10 +95,24 @@ def _localizer(setup: LocalizerSetup) -> PsftrLocalizer:
     )
 
 
+def _audit(setup: AuditSetup) -> Iterator[tuple[str, Mapping[str, tuple[Detection, ...]]]]:
+    from psftr.methods.psftr.audit import audit, mean_unit_frame
+
+    return audit(
+        setup.localizer,
+        setup.videos,
+        setup.class_names,
+        seen_text=setup.seen_text,
+        frame_mean=mean_unit_frame(setup.training_videos),
+        ground_truth=setup.ground_truth,
+    )
+
+
 METHOD = Method(
     name="psftr",
     settings=PsftrSettings,
     localizer=_localizer,
     training=_training,
     inference_groups=("postprocess",),
+    audit=_audit,
 )
