@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -211,7 +212,7 @@ class Model(HubModel):
         found = stream_detections(video, localizer, names, encoder=encoder, stride=stride or trained_stride(self.facts))
         return (d for d in found if threshold is None or d.score >= threshold)
 
-    def export(self, path: Path__) -> Path:
+    def export(self, path: Path_) -> Path:
         """Write the network as a file of torch.export (see `psftr.methods.psftr.export`). Raises PsftrError."""
         if self.saved is None or self.name != "psftr":
             raise PsftrError(f"{self.name} has no network to export; load a trained model of psftr")
