@@ -118,9 +118,13 @@ class Comparison:
 
 
 def compare(
-    a: Mapping[TrainedOn, float], b: Mapping[TrainedOn, float], *, num_resamples: int = NUM_RESAMPLES, seed: int = 0
+    a: Mapping[TrainedOn, float],
+    b: Mapping[TrainedOn, float],
+    *,
+    num_resamples: int = NUM_RESAMPLES,
+    bootstrap_seed: int = 0,
 ) -> Comparison:
-    """Pair the trainings of A and B, each with its mAP as a fraction; `seed` is that of the bootstrap.
+    """Pair the trainings of A and B, each with its mAP as a fraction; `bootstrap_seed`: of the resampling.
 
     Raises:
         PsftrError: nothing to pair, more than one ratio, or an mAP that is no number.
@@ -142,7 +146,7 @@ def compare(
         )
     pairings = tuple(_pairing(task, tasks_a[task], tasks_b[task]) for task in shared)
     splits = _by_split(pairings)
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(bootstrap_seed)
     has_seeds = max(min(len(p.a), len(p.b)) for p in pairings) > 1
     fixed = np.mean([_split_draws(p, num_resamples, rng, choices=False) for p in splits.values()], axis=0)
     drawn = _draws(splits, num_resamples, rng)
