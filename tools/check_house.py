@@ -45,7 +45,13 @@ LONG = 400
 
 # Names of settings that mean something else elsewhere: "file:name" or "settings:key", with * -> what they mean there.
 EXEMPT = {
+    "settings:method": "cascade is a verb of its own, with one method",
+    "settings:baseline": "beside CASCADE always, beside a trained run on demand",
+    "settings:redo": "of CASCADE's answers; of a run's predictions",
+    "settings:out": "each verb's own output folder",
+    "settings:figures": "of an evaluation; of CASCADE, where the page comes from `psftr evaluate`",
     "settings:protocol": "of a training; of an evaluation, where null means as trained",
+    "settings:device": "where an evaluation runs; where CASCADE runs",
     "conf/variant/*": "a row of a paper's table states every column of it",
     "psftr/bench/ops.py:*": "the sizes of one measured call",
     "psftr/cli/bench.py:*": "where, and in which precision, something is measured",

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from psftr.engine.evaluate import Job
     from psftr.engine.runs import RunFolder
     from psftr.evaluation.aggregate import TenSplitReport
+    from psftr.evaluation.protocol import Evaluation
+    from psftr.predictions import Predictions
 
 CONFIG = "evaluate"
 SETTINGS = EvaluateSettings
@@ -53,6 +55,8 @@ def check(config: Mapping[str, Any]) -> None:
         )
     if settings.predictions and not settings.annotations:
         raise PsftrError("predictions=FILE needs annotations=FILE, its ground truth (JSON or CSV)")
+    if settings.tious == ():
+        raise PsftrError("tious=[] names no tIoU; give at least one, such as tious=[0.5]")
 
 
 def run(config: Mapping[str, Any]) -> float:
@@ -110,24 +114,31 @@ def report_of(
     """Score the splits of one setting, with the baseline if asked; print, write and draw them."""
     from psftr.evaluation.aggregate import aggregate
 
-    files, evaluations, baselines = {}, [], []
+    files, own, baselines = {}, {}, {}
     for job in jobs:
-        files[f"{job.name}, split {job.dataset.split.index}"] = job.predictions
-        evaluations.append(job.evaluate())
+        name = f"{job.name}, split {job.dataset.split.index}"
+        files[name], own[name] = job.predictions, job.evaluate()
         if settings.baseline:
-            found = job.baseline(settings.device)
-            files[f"clip_baseline, split {job.dataset.split.index}"] = found
-            baselines.append(job.evaluate(found))
-    report = aggregate(evaluations, expected=expected)
+            name = f"clip_baseline, split {job.dataset.split.index}"
+            files[name] = found = job.baseline(settings.device)
+            baselines[name] = job.evaluate(found)
+    report = aggregate(list(own.values()), expected=expected)
     if label:
         log.info("=== %s", label)
-    show(report, aggregate(baselines, expected=expected) if baselines else None, out, figures=settings.figures)
+    baseline = aggregate(list(baselines.values()), expected=expected) if baselines else None
+    show(report, baseline, out, figures=settings.figures)
     if settings.figures:
-        show_page(out, files, jobs, report)
+        show_page(out, files, {**own, **baselines}, jobs, report)
     return report
 
 
-def show_page(out: Path, files: Mapping[str, Any], jobs: Sequence[Job], report: TenSplitReport) -> None:
+def show_page(
+    out: Path,
+    files: Mapping[str, Predictions],
+    evaluations: Mapping[str, Evaluation],
+    jobs: Sequence[Job],
+    report: TenSplitReport,
+) -> None:
     """The HTML page over all predictions of a setting with their stage traces, and one test video's timeline."""
     from psftr.evaluation.report_page import write_report_page
     from psftr.evaluation.stage_trace import find_stage_trace, read_stage_trace
@@ -141,7 +152,7 @@ def show_page(out: Path, files: Mapping[str, Any], jobs: Sequence[Job], report: 
         out / "report.html",
         files,
         annotations=last.dataset.annotations,
-        protocol=report.protocol,
+        evaluations=evaluations,
         expected_splits=report.expected,
         stages={name: read_stage_trace(trace) for name, trace in traces.items() if trace},
         title=f"{last.name} on {last.dataset.name}",
@@ -165,7 +176,7 @@ def evaluate_method(settings: EvaluateSettings, own: Any) -> float:
 
 def evaluate_file(settings: EvaluateSettings) -> float:
     """A predictions file of any tool against ground truth."""
-    from psftr.data.annotations import read_annotations
+    from psftr.cli.ground_truth import read_ground_truth
     from psftr.data.datasets import DATASETS
     from psftr.data.splits import open_split
     from psftr.evaluation.aggregate import aggregate
@@ -187,7 +198,7 @@ def evaluate_file(settings: EvaluateSettings) -> float:
         protocol = protocol_for(str(name), settings.protocol) if name in DATASETS else protocol
     spec = DATASETS.get(str(name))
     ignored = settings.dataset.ignore_labels or (spec.ignore_labels if spec else ("Ambiguous",))
-    annotations = read_annotations(str(settings.annotations), ignore_labels=ignored)
+    annotations = read_ground_truth(str(settings.annotations), ignore_labels=ignored)
     asked = any(key.startswith("split") for key in given)
     split = None
     if asked and split_of(provenance) is None:
