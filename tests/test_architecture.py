@@ -118,7 +118,9 @@ CASES = {
         "defaults",
         {
             "psftr/settings.py": SETTINGS,
-            "psftr/methods/one/settings.py": "class One(Checked):\n    share: float = setting(0.6, 'again')",
+            "psftr/methods/one/settings.py": (
+                "class One(Checked):\n    share: float = setting(0.6, 'again')\n    small: Small = group(Small)"
+            ),
         },
         ["settings:share is declared in One and Whole"],
     ),
