@@ -7,15 +7,15 @@ result = psftr.load("runs/my-run").predict("clip.mp4", labels=["high jump", "pol
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from psftr.api import Model, Result, baseline, load
+    from psftr.api import Frames, Model, Result, VideoFeatures, baseline, load
 
 __version__ = "0.1.0"
-__all__ = ["Model", "Result", "__version__", "baseline", "load"]
+__all__ = ["Frames", "Model", "Result", "VideoFeatures", "__version__", "baseline", "load"]
 
 
 def __getattr__(name: str) -> Any:
     """`load` and its kin are imported at first use, so that `import psftr` costs nothing."""
-    if name in ("Model", "Result", "baseline", "load"):
+    if name in __all__:
         from importlib import import_module
 
         return getattr(import_module("psftr.api"), name)

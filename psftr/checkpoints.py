@@ -13,6 +13,7 @@ import pickle
 import re
 import socket
 import urllib.request
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -60,6 +61,14 @@ class Saved:
                     f"{list(value.shape)}; the two were not written together"
                 )
         network.load_state_dict(dict(self.weights))
+
+    def write(self, folder: str | os.PathLike[str]) -> Path:
+        """Write model.safetensors and config.json into `folder`; each replaces an older one only once complete."""
+        folder = Path(folder)
+        with replacing(folder / WEIGHTS) as temporary:
+            save_file(dict(self.weights), temporary, metadata={"format": "pt"})
+        write_json(folder / CONFIG, dict(self.facts), indent=2)
+        return folder
 
 
 def training_facts(
@@ -124,12 +133,8 @@ def check_same_training(saved: Mapping[str, Any], current: Mapping[str, Any]) ->
 
 def save_pretrained(folder: str | os.PathLike[str], network: nn.Module, facts: Mapping[str, Any]) -> Path:
     """Write model.safetensors and config.json into `folder`; each replaces an older one only once complete."""
-    folder = Path(folder)
     weights = {name: value.detach().cpu().contiguous() for name, value in network.state_dict().items()}
-    with replacing(folder / WEIGHTS) as temporary:
-        save_file(weights, temporary, metadata={"format": "pt"})
-    write_json(folder / CONFIG, dict(facts), indent=2)
-    return folder
+    return Saved(facts, weights, str(folder)).write(folder)
 
 
 def load_saved(path: str | os.PathLike[str], *, revision: str | None = None) -> Saved:
@@ -208,10 +213,15 @@ def _load_checkpoint(path: Path) -> Saved:
     if not path.is_file():
         raise PsftrError(f"{path}: no such checkpoint")
     try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise PsftrError(f"{path}: not readable as a checkpoint of plain values and tensors ({reason})") from None
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about the pickle protocol of files that are refused anyway
+            checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError):
+        # not PyTorch's own words: they advise to load it unsafely
+        raise PsftrError(
+            f"{path}: not readable as a checkpoint of tensors and plain values; give a run folder, a model folder or a "
+            ".ckpt that `psftr train` wrote"
+        ) from None
     if not isinstance(checkpoint, dict) or CHECKPOINT_KEY not in checkpoint or "state_dict" not in checkpoint:
         raise PsftrError(f"{path}: not a checkpoint of psftr; give a .ckpt that `psftr train` wrote")
     weights = {

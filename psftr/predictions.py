@@ -32,6 +32,12 @@ if TYPE_CHECKING:
 
 VERSION = "psftr-predictions-1"
 
+# what must stand beside detections that say nothing about real videos (`Provenance.marks`), and why
+MARKS = {
+    "SYNTHETIC": "made from simulated features; says nothing about real videos",
+    "UNTRAINED ENCODER": "its weights are random; this only tries the pipeline and means nothing",
+}
+
 CHECKPOINT_LAST = "last"
 CHECKPOINT_BEST_SEEN = "best-seen-val"
 CHECKPOINT_NONE = "none (training-free)"
@@ -73,6 +79,11 @@ class Detection:
     score: float
 
 
+def marks_of(encoder: str, *, synthetic: bool) -> tuple[str, ...]:
+    """The names among `MARKS` of what is made with features of this encoder."""
+    return ("SYNTHETIC",) * synthetic + ("UNTRAINED ENCODER",) * (":random-seed" in encoder)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Provenance:
     """What produced a predictions file.
@@ -97,6 +108,12 @@ class Provenance:
             raise PsftrError(
                 f"checkpoint rule {self.checkpoint_rule!r} is unknown; give one of {', '.join(CHECKPOINT_RULES)}"
             )
+
+    @property
+    def marks(self) -> tuple[str, ...]:
+        """Those of `MARKS` that everything made of these detections must carry."""
+        synthetic = bool(self.features.get("synthetic") or (self.text or {}).get("synthetic"))
+        return marks_of(str(self.features.get("encoder")), synthetic=synthetic)
 
     def to_dict(self) -> dict[str, Any]:
         return {f.name: getattr(self, f.name) for f in fields(self)}

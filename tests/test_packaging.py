@@ -15,8 +15,13 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 
 def build_wheel(folder: Path, **environment: str) -> Path:
     source = folder / "source"
-    keep = shutil.ignore_patterns(".*", "outputs", "build", "dist", "tests", "docs", "data", "*.egg-info", "_native")
-    shutil.copytree(REPOSITORY, source, ignore=keep)
+    folder.mkdir(exist_ok=True)
+    source.mkdir()
+    leave_out = shutil.ignore_patterns(".*", "__pycache__", "_native")
+    for name in ("psftr", "conf"):
+        shutil.copytree(REPOSITORY / name, source / name, ignore=leave_out)
+    for name in ("setup.cfg", "setup.py", "pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(REPOSITORY / name, source)
     subprocess.run(
         [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(folder), str(source)],
         check=True,
@@ -38,6 +43,9 @@ def test_wheel_trains_in_an_empty_folder(tmp_path):
         archive.extractall(site)
     assert "psftr/conf/train.yaml" in names
     assert not [name for name in names if name.endswith((".so", ".h5", ".ckpt"))]
+    left_out = {".pyc", ".so", ""}  # "": .gitignore
+    files = {path for path in (REPOSITORY / "psftr").rglob("*") if path.is_file() and path.suffix not in left_out}
+    assert {path.relative_to(REPOSITORY).as_posix() for path in files} <= set(names)
     where = subprocess.run(
         [sys.executable, "-c", "import psftr; print(psftr.__file__)"],
         cwd=empty,

@@ -37,7 +37,8 @@ def private_names() -> Iterator[tuple[str, str]]:
         used = set(local.values())
         for node in nodes:
             if isinstance(node, ast.Attribute):
-                used.add(full_name(node, local))
+                is_own = isinstance(node.value, ast.Name) and node.value.id in ("self", "cls")
+                used.add(full_name(node, local) or ("" if is_own else f"an object's.{node.attr}"))
             elif isinstance(node, ast.Call) and ast.unparse(node.func) == "getattr":
                 used.add(f"{full_name(node.args[0], local)}.{ast.unparse(node.args[1]).strip(chr(39))}")
         for name in used:

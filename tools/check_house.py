@@ -50,6 +50,7 @@ EXEMPT = {
     "settings:device": "of an evaluation; of an encoder",
     "conf/variant/*": "a row of a paper's table states every column of it",
     "psftr/bench/ops.py:*": "the sizes of one measured call",
+    "psftr/cli/bench.py:*": "where, and in which precision, something is measured",
     "psftr/data/datasets.py:*": "what is known of a data set: null settings stand for it",
     "psftr/data/prepare.py:[sd]*": "the seed and the width of a synthetic world",
     "psftr/data/splits.py:index": "of a split file that does not say which it is",

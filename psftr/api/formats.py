@@ -5,14 +5,13 @@
 
 from __future__ import annotations
 
-import csv
-import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from pathlib import Path
 from typing import Any
 
+from psftr import files
 from psftr.errors import PsftrError
 from psftr.predictions import Detection, Predictions, canonical_id
 
@@ -20,43 +19,39 @@ CSV_COLUMNS = ("video-id", "t-start", "t-end", "label", "score")
 ACTIVITYNET_VERSION = "VERSION 1.3"
 
 
-def write_csv(path: str | os.PathLike[str], detections: Iterable[Detection]) -> Path:
-    """One row per detection, in the order given; `read_predictions` reads it back."""
-    path = _ready(path)
-    with path.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(CSV_COLUMNS)
-        writer.writerows((d.video_id, d.start_s, d.end_s, d.label, d.score) for d in detections)
-    return path
+def write_csv(path: str | os.PathLike[str], detections: Iterable[Detection], *, marks: Sequence[str] = ()) -> Path:
+    """One row per detection, in the order given; `read_predictions` reads it back.
+
+    marks: what the detections must not be shown without, such as SYNTHETIC: a last column `note`.
+    """
+    note = [" ".join(marks)] if marks else []
+    rows = ([d.video_id, d.start_s, d.end_s, d.label, d.score, *note] for d in detections)
+    return files.write_csv(path, [*CSV_COLUMNS, *(["note"] if marks else [])], rows)
 
 
-def write_srt(path: str | os.PathLike[str], detections: Iterable[Detection]) -> Path:
-    """SubRip subtitles of one video, in time order: the label and its score while the action lasts."""
+def write_srt(path: str | os.PathLike[str], detections: Iterable[Detection], *, marks: Sequence[str] = ()) -> Path:
+    """SubRip subtitles of one video, in time order: marks, the label and its score while the action lasts."""
     cues = [
-        f"{number}\n{_clock(start, ',')} --> {_clock(end, ',')}\n{_plain(d.label)} ({d.score:.2g})\n"
+        f"{number}\n{_clock(start, ',')} --> {_clock(end, ',')}\n{_words(d, marks)}\n"
         for number, (start, end, d) in enumerate(_cues(detections), 1)
     ]
-    path = _ready(path)
-    path.write_text("\n".join(cues), encoding="utf-8")
-    return path
+    return files.write_text(path, "\n".join(cues))
 
 
-def write_vtt(path: str | os.PathLike[str], detections: Iterable[Detection]) -> Path:
+def write_vtt(path: str | os.PathLike[str], detections: Iterable[Detection], *, marks: Sequence[str] = ()) -> Path:
     """WebVTT subtitles of one video, as browsers show them with a video element's track."""
     cues = [
-        f"{_clock(start, '.')} --> {_clock(end, '.')}\n{escape(_plain(d.label), quote=False)} ({d.score:.2g})\n"
+        f"{_clock(start, '.')} --> {_clock(end, '.')}\n{escape(_words(d, marks), quote=False)}\n"
         for start, end, d in _cues(detections)
     ]
-    path = _ready(path)
-    path.write_text("\n".join(["WEBVTT\n", *cues]), encoding="utf-8")
-    return path
+    return files.write_text(path, "\n".join(["WEBVTT\n", *cues]))
 
 
 def write_activitynet(path: str | os.PathLike[str], predictions: Predictions) -> Path:
     """ActivityNet's results JSON as its evaluation servers and toolkits take it: ids without "v_", no provenance."""
     external = dict(predictions.external_data or {"used": False, "details": ""})
-    if predictions.external_data is None and predictions.provenance is not None:
-        details = f"features: {predictions.provenance.features.get('encoder', 'not stated')}"
+    if predictions.external_data is None and (made := predictions.provenance) is not None:
+        details = f"{marked(made.marks)}features: {made.features.get('encoder', 'not stated')}"
         external = {"used": True, "details": details}
     results = {
         canonical_id(video_id): [
@@ -64,10 +59,8 @@ def write_activitynet(path: str | os.PathLike[str], predictions: Predictions) ->
         ]
         for video_id, detections in predictions.detections.items()
     }
-    path = _ready(path)
     content = {"version": ACTIVITYNET_VERSION, "results": results, "external_data": external}
-    path.write_text(json.dumps(content, allow_nan=False), encoding="utf-8")
-    return path
+    return files.write_json(path, content, indent=None)
 
 
 def write_fiftyone_labels(path: str | os.PathLike[str], predictions: Predictions) -> Path:
@@ -80,9 +73,10 @@ def write_fiftyone_labels(path: str | os.PathLike[str], predictions: Predictions
         video_id: [{"label": d.label, "timestamps": [d.start_s, d.end_s], "confidence": d.score} for d in detections]
         for video_id, detections in predictions.detections.items()
     }
-    path = _ready(path)
-    path.write_text(json.dumps({"classes": _classes(predictions), "labels": labels}, allow_nan=False), encoding="utf-8")
-    return path
+    content: dict[str, Any] = {"classes": _classes(predictions), "labels": labels}
+    if made := predictions.provenance:
+        content["info"] = {"marks": list(made.marks)}
+    return files.write_json(path, content, indent=None)
 
 
 def fiftyone_dataset(
@@ -96,12 +90,13 @@ def fiftyone_dataset(
         import fiftyone
     except ImportError as error:
         raise PsftrError("FiftyOne is not installed: install psftr with its extra 'fiftyone'") from error
-    files = {canonical_id(video_id): file for video_id, file in videos.items()}
+    known = {canonical_id(video_id): file for video_id, file in videos.items()}
+    marks = list(predictions.provenance.marks) if predictions.provenance else []
     samples = []
     for video_id, detections in predictions.detections.items():
-        if canonical_id(video_id) not in files:
+        if canonical_id(video_id) not in known:
             continue
-        sample = fiftyone.Sample(filepath=str(Path(files[canonical_id(video_id)]).absolute()))
+        sample = fiftyone.Sample(filepath=str(Path(known[canonical_id(video_id)]).absolute()))
         sample.compute_metadata()  # seconds become frames of this very file
         sample["predictions"] = fiftyone.TemporalDetections(
             detections=[
@@ -111,10 +106,12 @@ def fiftyone_dataset(
                 for d in detections
             ]
         )
+        if marks:
+            sample["marks"] = marks
         samples.append(sample)
     if not samples:
         raise PsftrError(
-            f"none of the {len(files)} video files belongs to one of the {len(predictions.detections)} videos of "
+            f"none of the {len(known)} video files belongs to one of the {len(predictions.detections)} videos of "
             "the predictions; give files by video id"
         )
     dataset = fiftyone.Dataset(name)
@@ -138,12 +135,12 @@ def _clock(milliseconds: int, mark: str) -> str:
     return f"{seconds // 3600:02d}:{seconds // 60 % 60:02d}:{seconds % 60:02d}{mark}{rest:03d}"
 
 
-def _plain(label: str) -> str:
+def marked(marks: Sequence[str]) -> str:
+    """What stands before a title or a label: "[SYNTHETIC] ", or nothing."""
+    return f"[{', '.join(marks)}] " if marks else ""
+
+
+def _words(detection: Detection, marks: Sequence[str]) -> str:
     """One line that a subtitle parser cannot take for a time."""
-    return " ".join(label.split()).replace("-->", "->")
-
-
-def _ready(path: str | os.PathLike[str]) -> Path:
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    return path
+    label = " ".join(detection.label.split()).replace("-->", "->")
+    return f"{marked(marks)}{label} ({detection.score:.2g})"

@@ -1,48 +1,43 @@
-"""From videos or features, and labels in plain words, to detections."""
+"""From videos, frames or features, and labels in plain words, to detections."""
 
 from __future__ import annotations
 
-import json
 import os
-import re
-import tempfile
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
-from pathlib import Path
 from typing import Any
 
+import torch
+
 from psftr.api.curves import HasSaliency, ScoreCurves, score_curves
+from psftr.api.hub import HubModel
+from psftr.api.inputs import Frames, Inputs, Progress, open_features, open_videos
 from psftr.api.result import Result
+from psftr.api.stream import stream_detections
 from psftr.checkpoints import Saved, load_saved
-from psftr.engine.localize import BASELINE, build_localizer, localize
+from psftr.engine.configuration import read_config
+from psftr.engine.localize import localize
 from psftr.errors import PsftrError
 from psftr.features.clip import ClipEncoder
-from psftr.features.encoders import open_encoder, pick_device
-from psftr.features.extract import ExtractReport, Progress, VideoFile, extract, find_videos
-from psftr.features.settings import EncoderSettings
-from psftr.features.store import FeatureStore
-from psftr.features.text import TextEmbeddings, check_compatible, embed_names, load_text
-from psftr.predictions import (
-    CHECKPOINT_LAST,
-    CHECKPOINT_NONE,
-    CHECKPOINT_RULES,
-    Detection,
-    Localizer,
-    Predictions,
-    Provenance,
-    canonical_id,
-)
-from psftr.settings import TextSettings
+from psftr.features.encoders import make_encoder, open_encoder, pick_device
+from psftr.features.settings import EncoderSettings, ExtractSettings
+from psftr.features.store import FeatureStore, VideoFeatures
+from psftr.features.text import TextEmbeddings, check_compatible, embed_names, load_text, resolve_prompt
+from psftr.methods import LocalizerSetup, Method, find_method
+from psftr.predictions import CHECKPOINT_LAST, CHECKPOINT_NONE, Detection, Localizer, Predictions, Provenance
+from psftr.settings import DataSettings, TextSettings, TrainSettings, to_dict
 
-DEFAULT_STRIDE = 8  # frames, as `psftr extract`
-Paths = str | os.PathLike[str] | Iterable[str | os.PathLike[str]]
+BASELINE = "clip_baseline"
+Path_ = str | os.PathLike[str]
+Videos = Path_ | Frames | Iterable[Path_ | Frames]
+Features = Path_ | VideoFeatures | Iterable[VideoFeatures]
 
 
 def load(
-    path: str | os.PathLike[str],
+    path: Path_,
     *,
-    device: str = "auto",
+    device: str = EncoderSettings.device,
     revision: str | None = None,
     model: str | None = None,
     pretrained: str | None = None,
@@ -51,33 +46,78 @@ def load(
 
     model, pretrained: where its CLIP encoder is, if that is not a published one. Raises PsftrError.
     """
+    saved = load_saved(path, revision=revision)
+    common, method, own = read_config(TrainSettings, {**saved.facts["config"], "method": saved.facts["method"]})
     return Model(
-        saved=load_saved(path, revision=revision), device=device, encoder_model=model, encoder_pretrained=pretrained
+        kind=method,
+        own=own,
+        saved=saved,
+        windows_per_batch=common.data.batch_size,
+        device=device,
+        encoder_model=model,
+        encoder_pretrained=pretrained,
     )
 
 
-def baseline(model: str | None = None, pretrained: str | None = None, *, device: str = "auto", seed: int = 0) -> Model:
-    """The training-free CLIP baseline, which needs no checkpoint."""
-    return Model(device=device, encoder_model=model, encoder_pretrained=pretrained, seed=seed)
+def baseline(
+    model: str | None = None,
+    pretrained: str | None = None,
+    *,
+    device: str = EncoderSettings.device,
+    seed: int = EncoderSettings.seed,
+) -> Model:
+    """The training-free CLIP baseline, which needs no checkpoint. `seed`: of untrained encoder weights."""
+    method = find_method(BASELINE)
+    return Model(
+        kind=method,
+        own=method.settings(),
+        saved=None,
+        windows_per_batch=DataSettings.batch_size,
+        device=device,
+        encoder_model=model,
+        encoder_pretrained=pretrained,
+        seed=seed,
+    )
 
 
-@dataclass(eq=False, kw_only=True, repr=False)
-class Model:
-    """A trained network, or without one the training-free CLIP baseline; `predict` runs it."""
+class Model(HubModel):
+    """A method with its settings and, if it is a trained one, its weights; `predict` runs it.
 
-    saved: Saved | None = None
-    device: str = "auto"
-    encoder_model: str | None = None
-    encoder_pretrained: str | None = None
-    seed: int = 0
-    _encoder: ClipEncoder | None = None
+    kind: the method. own: its settings. saved: weights and facts of its training; None without training.
+    """
+
+    def __init__(
+        self,
+        *,
+        kind: Method,
+        own: Any,
+        saved: Saved | None,
+        windows_per_batch: int,
+        device: str,
+        encoder_model: str | None = None,
+        encoder_pretrained: str | None = None,
+        seed: int = EncoderSettings.seed,
+    ) -> None:
+        self.kind, self.own, self.saved = kind, own, saved
+        self.windows_per_batch = windows_per_batch
+        self.encoder_model, self.encoder_pretrained, self.seed = encoder_model, encoder_pretrained, seed
+        self._encoder: ClipEncoder | None = None
+        self.to(device)
+
+    @classmethod
+    def _load(cls, path: Path_, **how: Any) -> Model:
+        return load(path, **how)
 
     def __repr__(self) -> str:
         return f"<{self.name}{f' of {self.origin}' if self.origin else ''}, encoder {self.encoder or 'any'}>"
 
     @property
+    def name(self) -> str:
+        return self.kind.name
+
+    @property
     def facts(self) -> Mapping[str, Any]:
-        """What the training said about itself; empty without one."""
+        """What the training recorded; empty without training."""
         return self.saved.facts if self.saved else {}
 
     @property
@@ -85,14 +125,9 @@ class Model:
         return self.saved.where if self.saved else ""
 
     @property
-    def name(self) -> str:
-        """The method's identifier."""
-        return str(self.facts.get("method", BASELINE))
-
-    @property
     def encoder(self) -> str | None:
         """Identity of the encoder whose features it takes; None where any will do."""
-        return None if self.saved is None else str(self.facts.get("encoder"))
+        return str(self.facts["encoder"]) if self.saved else None
 
     @property
     def seen_classes(self) -> tuple[str, ...]:
@@ -102,107 +137,115 @@ class Model:
     def prompt(self) -> str:
         return str((self.facts.get("text") or {}).get("prompt") or TextSettings.prompt)
 
+    def to(self, device: str | torch.device) -> Model:
+        """Run on this device from now on: "cpu", "cuda", "cuda:1" or "auto". Raises PsftrError."""
+        chosen = pick_device(str(device))
+        if self._encoder is not None and self._encoder.device != chosen:
+            self._encoder = None  # opened again where it is needed, in the precision of its device
+        self.device = chosen
+        return self
+
     def predict(
         self,
-        videos: Paths | None = None,
+        videos: Videos | None = None,
         *,
         labels: Sequence[str],
-        features: str | os.PathLike[str] | None = None,
+        features: Features | None = None,
         video_ids: Sequence[str] | None = None,
         prompt: str | None = None,
-        text: str | os.PathLike[str] | TextEmbeddings | None = None,
+        text: Path_ | TextEmbeddings | None = None,
         threshold: float | None = None,
         max_per_video: int | None = None,
         stride: int | None = None,
-        keep_features: str | os.PathLike[str] | None = None,
+        keep_features: Path_ | None = None,
         on_progress: Callable[[Progress], None] = lambda _: None,
         on_video: Callable[[int, int], None] = lambda done, total: None,
         returns_on_interrupt: bool = False,
     ) -> Result:
-        """Find `labels`, any words, in video files, or in a feature store in place of them.
+        """Find `labels`, any words, in video files or `Frames`, or in features in place of them.
 
-        text: class texts made elsewhere, in place of the encoder's. keep_features: a folder for the features, where
-        the next call finds them. threshold: least score kept. Videos that cannot be read are in `Result.failed`.
+        features: a feature store, or `VideoFeatures` made by this model's encoder. text: class texts made elsewhere,
+        in place of the encoder's. keep_features: a folder for the features, where the next call finds them.
+        threshold: least score kept. Videos that cannot be read are in `Result.failed`.
         Raises PsftrError for bad input, and if no video could be read at all.
         """
         names = _checked_labels(labels)
+        given_text = self._given_text(names, text, prompt)
         if (videos is None) == (features is None):
             raise PsftrError("give videos, or features in place of them (not both)")
-        if features is not None:
-            store, files, report, keep = FeatureStore(Path(features)), {}, None, None
-            ids = _checked_ids(store, video_ids)
-            self._refuse_other_features(store)
+        if videos is not None:
+            encoder = self._open_encoder(self.encoder)
+            frames_per_row = stride or trained_stride(self.facts)
+            inputs = open_videos(
+                videos, encoder=encoder, stride=frames_per_row, keep=keep_features, on_progress=on_progress
+            )
         else:
-            if keep_features is None:
-                # Held by the result, which reads features again for its pictures.
-                keep = tempfile.TemporaryDirectory(prefix="psftr-", ignore_cleanup_errors=True)
-                keep_features = keep.name
-            else:
-                keep = None
-            found = find_videos(_as_paths(videos))
-            if not found:
-                raise PsftrError("no videos given")
-            store, report = self._extract(found, Path(keep_features), stride, on_progress)
-            files = {v.video_id: v.path for v in found if v.video_id in store}
-            ids = list(files)
-        embeddings = self._embed(names, text, store, prompt)
-        localizer = build_localizer(self.saved, embeddings, device=self.device)
-        detections, failed, is_complete = _localize(
-            localizer, store, ids, names,
-            partial(_kept, threshold=threshold, most=max_per_video), on_video, returns_on_interrupt,
-        )  # fmt: skip
-        failed = [*(report.failed if report else ()), *failed]
-        if not detections and failed:
-            raise PsftrError("; ".join(reason for _, reason in failed[:3]))
+            assert features is not None
+            inputs = open_features(features, video_ids, encoder=partial(self._encoder_of, given_text))
+            self._refuse_other_features(inputs.store)
+        embeddings = self._embed(names, given_text, inputs.store, prompt)
+        localizer = self._localizer(embeddings)
+        kept = partial(_kept, threshold=threshold, most=max_per_video)
+        found = _Found(inputs)
+        found.search(localizer, names, kept, on_video, returns_on_interrupt)
+        if not found.detections and found.failed:
+            raise PsftrError("; ".join(reason for _, reason in found.failed[:3]))
+        provenance = self._provenance(inputs.store, embeddings, names, threshold, max_per_video)
         return Result(
-            predictions=Predictions(detections, self._provenance(store, embeddings, names, threshold, max_per_video)),
+            predictions=Predictions(found.detections, provenance),
             labels=names,
-            durations_s={video_id: store.timeline(video_id).duration_s for video_id in detections},
-            files=files,
-            failed=tuple(failed),
-            shortfalls=tuple((video_id, str(why)) for video_id, why in (report.shortfalls if report else ())),
+            durations_s={video_id: inputs.store.timeline(video_id).duration_s for video_id in found.detections},
+            files=inputs.files,
+            failed=tuple(found.failed),
+            shortfalls=inputs.shortfalls,
             threshold=threshold,
-            is_complete=is_complete,
-            curves=partial(_curves, store, localizer, embeddings, names, keep),
+            is_complete=found.is_complete,
+            curves=partial(_curves, inputs, localizer, embeddings, names),
         )
 
+    def stream(
+        self,
+        video: Path_ | Frames,
+        *,
+        labels: Sequence[str],
+        prompt: str | None = None,
+        text: Path_ | TextEmbeddings | None = None,
+        threshold: float | None = None,
+        stride: int | None = None,
+    ) -> Iterator[Detection]:
+        """Detections of one long video while it is read, in order of time, in memory that does not grow with it.
+
+        The video is searched in overlapping chunks (`psftr.api.stream`); an action longer than a chunk is cut, and
+        scores compare within a chunk. Raises PsftrError.
+        """
+        names = _checked_labels(labels)
+        given_text = self._given_text(names, text, prompt)
+        encoder = self._open_encoder(self.encoder)
+        embeddings = given_text or embed_names(names, encoder=encoder, template=prompt or self.prompt)
+        check_compatible(embeddings, encoder.identity, encoder.dim)
+        localizer = self._localizer(embeddings)
+        found = stream_detections(video, localizer, names, encoder=encoder, stride=stride or trained_stride(self.facts))
+        return (d for d in found if threshold is None or d.score >= threshold)
+
     def _open_encoder(self, identity: str | None) -> ClipEncoder:
-        """The encoder of this identity; of the user's choice, or the default, where there is none to meet."""
+        """The encoder of this identity; without one the encoder of the user's choice, or the default."""
         if self._encoder is None or (identity and self._encoder.identity != identity):
             if identity is not None:
                 self._encoder = open_encoder(
-                    identity, model=self.encoder_model, pretrained=self.encoder_pretrained, device=self.device
+                    identity, model=self.encoder_model, pretrained=self.encoder_pretrained, device=str(self.device)
                 )
             else:
-                device = pick_device(self.device)
-                model, weights = (
-                    self.encoder_model or EncoderSettings.model,
-                    self.encoder_pretrained or EncoderSettings.pretrained,
-                )
-                precision = "bf16" if device.type == "cuda" else "fp32"
-                self._encoder = ClipEncoder(model, weights, device=device, precision=precision, seed=self.seed)
+                settings = EncoderSettings(seed=self.seed, device=str(self.device))
+                if self.encoder_model is not None:
+                    settings = replace(settings, model=self.encoder_model)
+                if self.encoder_pretrained is not None:
+                    settings = replace(settings, pretrained=self.encoder_pretrained)
+                self._encoder = make_encoder(settings)
         return self._encoder
 
-    def _extract(
-        self, videos: Sequence[VideoFile], folder: Path, stride: int | None, on_progress: Callable[[Progress], None]
-    ) -> tuple[FeatureStore, ExtractReport]:
-        from psftr.features.shards import ShardedStore
-
-        encoder = self._open_encoder(self.encoder)
-        stride = stride or self._trained_stride() or DEFAULT_STRIDE
-        # A folder for each encoder and stride: nothing extracted before is in the way, nor lost.
-        folder = folder / f"{re.sub(r'[^A-Za-z0-9.-]+', '-', encoder.identity)}-stride{stride}"
-        _forget_changed_files(folder, videos)
-        shards = ShardedStore(folder, encoder=encoder.identity, dim=encoder.dim, stride=stride)
-        report = extract(videos, encoder=encoder, store=shards, progress=on_progress)
-        if not any(video.video_id in shards for video in videos):
-            raise PsftrError("; ".join(reason for _, reason in report.failed[:3]))
-        return FeatureStore(folder), report
-
-    def _trained_stride(self) -> int | None:
-        """Frames per feature row of the store it was trained on."""
-        stated = re.search(r"\bstride=(\d+)(?!\S)", str((self.facts.get("features") or {}).get("identity", "")))
-        return int(stated[1]) if stated else None
+    def _encoder_of(self, text: TextEmbeddings | None) -> str:
+        """Identity of the encoder that features given as arrays are taken to be of."""
+        return self.encoder or (text.encoder if text else self._open_encoder(None).identity)
 
     def _refuse_other_features(self, store: FeatureStore) -> None:
         if self.encoder is not None and store.encoder != self.encoder:
@@ -216,21 +259,43 @@ class Model:
                 f"{self.origin} takes features of {wanted} dimensions, the store {store.path} has {store.dim}"
             )
 
-    def _embed(self, names: tuple[str, ...], text: Any, store: FeatureStore, prompt: str | None) -> TextEmbeddings:
-        if text is None and store.synthetic:
+    def _given_text(self, names: tuple[str, ...], text: Any, prompt: str | None) -> TextEmbeddings | None:
+        """Class texts made elsewhere, checked before minutes of extraction; the prompt is checked too."""
+        if prompt is not None:
+            resolve_prompt(prompt)
+        if text is None:
+            return None
+        if prompt is not None:
+            raise PsftrError("class texts made elsewhere keep their own prompt: leave out the prompt, or the texts")
+        embeddings = text if isinstance(text, TextEmbeddings) else load_text(text)
+        embeddings.select(names)
+        return embeddings
+
+    def _embed(
+        self, names: tuple[str, ...], text: TextEmbeddings | None, store: FeatureStore, prompt: str | None
+    ) -> TextEmbeddings:
+        if text is not None:
+            check_compatible(text, store.encoder, store.dim)
+            return text
+        if store.synthetic:
             raise PsftrError(
                 f"the features of {store.path} are synthetic, so no encoder has their words: give the text file that "
                 "was made with them (--text)"
             )
-        if text is None:
-            # Where features were just extracted this is the encoder that made them.
-            return embed_names(names, encoder=self._open_encoder(store.encoder), template=prompt or self.prompt)
-        if prompt is not None:
-            raise PsftrError("class texts made elsewhere keep their own prompt: leave out the prompt, or the texts")
-        embeddings = text if isinstance(text, TextEmbeddings) else load_text(text)
-        check_compatible(embeddings, store.encoder, store.dim)
-        embeddings.select(names)
-        return embeddings
+        # Where features were just extracted this is the encoder that made them.
+        return embed_names(names, encoder=self._open_encoder(store.encoder), template=prompt or self.prompt)
+
+    def _localizer(self, text: TextEmbeddings) -> Localizer:
+        return self.kind.localizer(
+            LocalizerSetup(
+                own=self.own,
+                text=text,
+                saved=self.saved,
+                protocol="clean",  # one trained under the peers' protocol is used by our rules here
+                batch_size=self.windows_per_batch,
+                device=self.device,
+            )
+        )
 
     def _provenance(
         self,
@@ -241,35 +306,64 @@ class Model:
         max_per_video: int | None,
     ) -> Provenance:
         split = self.facts.get("split") or {}
-        rule = self.facts.get("checkpoint_rule", CHECKPOINT_LAST)
         config: dict[str, Any] = {"labels": list(names), "threshold": threshold, "max_per_video": max_per_video}
-        if self.saved is not None:
-            trained = self.facts.get("config") or {}
-            config |= {"checkpoint": self.origin, "seen_classes": list(self.seen_classes)}
-            config |= {key: trained[key] for key in ("window", "postprocess") if key in trained}
+        if self.saved:
+            config |= {"checkpoint": self.origin, "train_classes": list(self.seen_classes)}
         return Provenance(
             method=self.name,
-            checkpoint_rule=(
-                CHECKPOINT_NONE if self.saved is None else rule if rule in CHECKPOINT_RULES else CHECKPOINT_LAST
-            ),
-            config=config,
+            checkpoint_rule=self.facts.get("checkpoint_rule", CHECKPOINT_LAST) if self.saved else CHECKPOINT_NONE,
+            config=config | to_dict(self.own),
             # Only the very classes of its split are a test of a trained network; free words are no split at all.
             split=split if set(names) == set(split.get("unseen") or ()) else None,
-            features={
-                "encoder": store.encoder,
-                "dim": store.dim,
-                "identity": store.identity,
-                "synthetic": store.synthetic,
-            },
-            text={"encoder": text.encoder, "prompt": text.prompt, "synthetic": text.synthetic},
+            features=store.provenance(),
+            text=text.provenance(),
+            training=self.facts.get("training"),
         )
 
 
-def _as_paths(videos: Paths | None) -> list[str | Path]:
-    if videos is None:
-        return []
-    given = [videos] if isinstance(videos, str | os.PathLike) else videos
-    return [os.fspath(video) for video in given]
+def trained_stride(facts: Mapping[str, Any]) -> int:
+    """Frames per feature row of the store a network was trained on; the default where none or several are stated."""
+    identity = str((facts.get("features") or {}).get("identity", ""))
+    stated = [word.removeprefix("stride=") for word in identity.split() if word.startswith("stride=")]
+    return int(stated[0]) if stated and stated[0].isdecimal() else ExtractSettings.stride
+
+
+class _Found:
+    """What a search has found so far, so that an interrupted one keeps it."""
+
+    def __init__(self, inputs: Inputs) -> None:
+        self.inputs = inputs
+        self.detections: dict[str, tuple[Detection, ...]] = {}
+        self.failed = list(inputs.failed)
+        self.is_complete = True
+
+    def search(
+        self,
+        localizer: Localizer,
+        names: tuple[str, ...],
+        kept: Callable[[Sequence[Detection]], tuple[Detection, ...]],
+        on_video: Callable[[int, int], None],
+        returns_on_interrupt: bool,
+    ) -> None:
+        store, ids = self.inputs.store, list(self.inputs.ids)
+
+        def failed(video_id: str, error: PsftrError) -> None:
+            self.failed.append((video_id, str(error)))
+
+        try:
+            # One video at a time: what fails in one of them costs no other.
+            for number, video_id in enumerate(ids, 1):
+                try:
+                    for _, found in localize(localizer, store, [video_id], names, on_failure=failed):
+                        # the id as the user knows it, not its canonical form
+                        self.detections[video_id] = kept([replace(d, video_id=video_id) for d in found])
+                except PsftrError as error:
+                    failed(video_id, error)
+                on_video(number, len(ids))
+        except KeyboardInterrupt:
+            if not returns_on_interrupt:
+                raise
+            self.is_complete = False
 
 
 def _checked_labels(labels: Sequence[str]) -> tuple[str, ...]:
@@ -285,76 +379,14 @@ def _checked_labels(labels: Sequence[str]) -> tuple[str, ...]:
     return tuple(names)
 
 
-def _checked_ids(store: FeatureStore, video_ids: Sequence[str] | None) -> list[str]:
-    if video_ids is None:
-        return list(store.video_ids)
-    absent = [video_id for video_id in video_ids if video_id not in store]
-    if absent:
-        raise PsftrError(f"{store.path} has no features of {', '.join(absent[:5])} ({len(store)} videos there)")
-    return list(video_ids)
-
-
-def _forget_changed_files(folder: Path, videos: Sequence[VideoFile]) -> None:
-    """Remove features of an earlier run whose video was another file, or has changed since."""
-    notes = folder / "sources.json"
-    try:
-        known = json.loads(notes.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        known = {}
-    for video in videos:
-        facts = video.path.stat()
-        now = [str(video.path.resolve()), facts.st_size, facts.st_mtime_ns]
-        if known.get(video.video_id) != now:
-            (folder / f"{video.video_id}.h5").unlink(missing_ok=True)
-        known[video.video_id] = now
-    folder.mkdir(parents=True, exist_ok=True)
-    notes.write_text(json.dumps(known, indent=1), encoding="utf-8")
-
-
-def _localize(
-    localizer: Localizer,
-    store: FeatureStore,
-    ids: Sequence[str],
-    names: tuple[str, ...],
-    kept: Callable[[Sequence[Detection]], tuple[Detection, ...]],
-    on_video: Callable[[int, int], None],
-    returns_on_interrupt: bool,
-) -> tuple[dict[str, tuple[Detection, ...]], list[tuple[str, str]], bool]:
-    """(detections by video, (video, reason) of those that failed, whether all were looked at)."""
-    detections: dict[str, tuple[Detection, ...]] = {}
-    failed: list[tuple[str, str]] = []
-
-    def note(video_id: str, error: PsftrError) -> None:
-        failed.append((video_id, str(error)))
-        on_video(len(detections) + len(failed), len(ids))
-
-    spelled = {canonical_id(video_id): video_id for video_id in ids}  # the id as the user knows it
-    try:
-        for found_id, found in localize(localizer, store, ids, names, on_failure=note):
-            video_id = spelled.get(canonical_id(found_id), found_id)
-            detections[video_id] = kept([replace(d, video_id=video_id) for d in found])
-            on_video(len(detections) + len(failed), len(ids))
-    except KeyboardInterrupt:
-        if not returns_on_interrupt:
-            raise
-        return detections, failed, False
-    return detections, failed, True
-
-
 def _kept(detections: Sequence[Detection], *, threshold: float | None, most: int | None) -> tuple[Detection, ...]:
     ranked = sorted(detections, key=lambda d: -d.score)
     return tuple(d for d in ranked if threshold is None or d.score >= threshold)[:most]
 
 
 def _curves(
-    store: FeatureStore,
-    localizer: Localizer,
-    text: TextEmbeddings,
-    names: tuple[str, ...],
-    keep: Any,
-    video_id: str,
+    inputs: Inputs, localizer: Localizer, text: TextEmbeddings, names: tuple[str, ...], video_id: str
 ) -> ScoreCurves:
-    """`keep` holds a temporary store alive for as long as this function is referred to."""
-    features = store.read(video_id)
+    features = inputs.store.read(video_id)
     salient = localizer.saliency(features, names) if isinstance(localizer, HasSaliency) else None
     return score_curves(features, names, text.select(names).numpy(), saliency=salient)

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from html import escape
 from pathlib import Path
-from typing import Any, overload
+from typing import TYPE_CHECKING, Any, overload
 
 from psftr.api import formats
 from psftr.api.curves import ScoreCurves
-from psftr.data.annotations import Annotations
+from psftr.data.annotations import Action, Annotations
 from psftr.errors import PsftrError
-from psftr.predictions import Detection, Predictions, canonical_id, write_predictions
+from psftr.predictions import MARKS, Detection, Predictions, canonical_id, write_predictions
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 NUM_FRAMES = 14  # of a timeline picture
 SHARE_OF_BEST = 0.5
@@ -53,7 +57,26 @@ class Result(Sequence[Detection]):
         return list(self)[index]
 
     def __repr__(self) -> str:
-        return f"<{len(self)} detections of {len(self.labels)} labels in {len(self.predictions.detections)} videos>"
+        return (
+            f"<{formats.marked(self.marks)}{len(self)} detections of {len(self.labels)} labels in "
+            f"{len(self.predictions.detections)} videos>"
+        )
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows: the likely detections as a table, with what they must not be shown without."""
+        likely = self._frame(d for video_id in self.videos for d in self.likely(video_id))
+        told = [escape(text) for text in (*self.warnings, f"{len(likely)} likely of {len(self)} detections")]
+        return "".join(f"<p>{text}</p>" for text in told) + likely.to_html(index=False, float_format="{:.2f}".format)
+
+    @property
+    def marks(self) -> tuple[str, ...]:
+        """What every output begins with where it must: SYNTHETIC, UNTRAINED ENCODER."""
+        return self.predictions.provenance.marks if self.predictions.provenance else ()
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """The marks as sentences."""
+        return tuple(f"{mark}: {MARKS[mark]}" for mark in self.marks)
 
     @property
     def videos(self) -> tuple[str, ...]:
@@ -74,22 +97,32 @@ class Result(Sequence[Detection]):
             least = SHARE_OF_BEST * max((d.score for d in found), default=0.0)
         return tuple(d for d in found if d.score >= least)[:MOST_SHOWN]
 
+    def to_dataframe(self) -> pd.DataFrame:
+        """Columns video, label, start_s, end_s and score; its `attrs["marks"]` are the marks."""
+        frame = self._frame(self)
+        frame.attrs["marks"] = list(self.marks)
+        return frame
+
     def to_json(self, path: str | os.PathLike[str]) -> Path:
         return write_predictions(path, self.predictions)
 
     def to_csv(self, path: str | os.PathLike[str]) -> Path:
-        return formats.write_csv(path, self)
+        return formats.write_csv(path, self, marks=self.marks)
 
     def to_activitynet(self, path: str | os.PathLike[str]) -> Path:
         return formats.write_activitynet(path, self.predictions)
 
     def to_srt(self, path: str | os.PathLike[str], video_id: str | None = None) -> Path:
         """Subtitles of the likely detections."""
-        return formats.write_srt(path, self.likely(video_id))
+        return formats.write_srt(path, self.likely(video_id), marks=self.marks)
 
     def to_vtt(self, path: str | os.PathLike[str], video_id: str | None = None) -> Path:
         """Subtitles of the likely detections."""
-        return formats.write_vtt(path, self.likely(video_id))
+        return formats.write_vtt(path, self.likely(video_id), marks=self.marks)
+
+    def to_fiftyone_labels(self, path: str | os.PathLike[str]) -> Path:
+        """labels.json of a FiftyOne temporal detection dataset; needs no FiftyOne."""
+        return formats.write_fiftyone_labels(path, self.predictions)
 
     def to_fiftyone(self, name: str | None = None) -> Any:
         """A FiftyOne dataset (needs the extra 'fiftyone')."""
@@ -99,6 +132,7 @@ class Result(Sequence[Detection]):
         self, path: str | os.PathLike[str], video_id: str | None = None, *, annotations: Annotations | None = None
     ) -> Path:
         """A picture: frames where there is a video file, score curves, the likely detections, ground truth."""
+        from psftr.evaluation.labels import same_labels
         from psftr.evaluation.timeline import draw_timeline
         from psftr.features.video.filmstrip import frames_at
 
@@ -112,19 +146,21 @@ class Result(Sequence[Detection]):
                 frames = frames_at(self.files[video_id], times_s)
             except (PsftrError, OSError) as error:
                 note = f"no frames: {error}"
-        truth = annotations.videos.get(canonical_id(video_id)) if annotations else None
+        truth: Sequence[Action] = ()
+        if annotations and (video := annotations.videos.get(canonical_id(video_id))):
+            own_words = {name: label for label, name in same_labels(self.labels, annotations.classes).items()}
+            truth = [replace(action, label=own_words.get(action.label, action.label)) for action in video.actions]
         likely, found = self.likely(video_id), self.of(video_id)
         provenance = self.predictions.provenance
-        about = f"{video_id}: {len(likely)} of {len(found)} detections"
+        about = f"{formats.marked(self.marks)}{video_id}: {len(likely)} of {len(found)} detections"
         if provenance:
             about += f", {provenance.method}, {provenance.features.get('encoder')}"
-            about += ", SYNTHETIC features" if provenance.features.get("synthetic") else ""
         return draw_timeline(
             path,
             title=about,
             duration_s=duration_s,
             detections=likely,
-            ground_truth=truth.actions if truth else (),
+            ground_truth=truth,
             curves={label: (curves.seconds, values) for label, values in curves.values.items()} if curves else None,
             curve_title=curves.title if curves else "",
             frames=frames,
@@ -140,22 +176,25 @@ class Result(Sequence[Detection]):
         title: str = "psftr predict",
     ) -> Path:
         """The HTML page. Where the annotations know the labels, it scores the videos that were looked at."""
+        from psftr.evaluation.labels import same_labels, with_class_names
         from psftr.evaluation.report_page import write_report_page
         from psftr.evaluation.rules import protocol_of
 
-        own = None
-        is_scored = False
+        own, predictions, is_scored = None, self.predictions, False
         if annotations is not None:
             ids = {canonical_id(video_id) for video_id in self.videos}
             # Whatever subsets a data set has, here these very videos are the test.
             videos = (v for v in annotations.videos.values() if v.video_id in ids)
             own = annotations.with_videos(replace(video, subset=_SUBSET) for video in videos)
-            is_scored = len(self) > 0 and bool(set(own.classes) & set(self.labels))
-            own = own.only_classes(self.labels) if is_scored else own
+            predictions, _ = with_class_names(self.predictions, own.classes)
+            found = {d.label for detections in predictions.detections.values() for d in detections}
+            is_scored = bool(found & set(own.classes))
+            names = same_labels(self.labels, own.classes)
+            own = own.only_classes(names.get(label, label) for label in self.labels) if is_scored else own
         protocol = replace(protocol_of(self.predictions, subset=_SUBSET), test_subset=_SUBSET)
         return write_report_page(
             path,
-            {"predictions": self.predictions},
+            {"predictions": predictions},
             annotations=own,
             protocol=protocol,
             is_scored=is_scored,
@@ -164,6 +203,13 @@ class Result(Sequence[Detection]):
             durations_s=self.durations_s,
             title=title,
         )
+
+    @staticmethod
+    def _frame(detections: Iterable[Detection]) -> pd.DataFrame:
+        import pandas as pd
+
+        rows = [(d.video_id, d.label, d.start_s, d.end_s, d.score) for d in detections]
+        return pd.DataFrame(rows, columns=["video", "label", "start_s", "end_s", "score"])
 
     def _only(self, video_id: str | None) -> str:
         if video_id is None:

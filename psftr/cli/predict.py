@@ -69,6 +69,7 @@ def run(args: argparse.Namespace) -> int:
     """0; 1 if a video failed or fell short; 130 if interrupted, with what was done written."""
     from psftr.cli.ground_truth import read_ground_truth
     from psftr.errors import PsftrError
+    from psftr.evaluation.labels import same_labels, told
 
     labels = _labels(args)
     if not args.videos and not args.features:
@@ -87,6 +88,8 @@ def run(args: argparse.Namespace) -> int:
             _remove_results(out)
         paths = _write(result, out, args, annotations)
     _print_table(result)
+    if annotations and (renamed := same_labels(result.labels, annotations.classes)):
+        print(told(renamed))
     if out != asked:
         print(f"{asked} holds the results of an earlier call; these are in {out} (--overwrite replaces them)")
     print("written:\n" + "\n".join(f"  {path}" for path in paths))

@@ -18,6 +18,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from psftr.cli.flags import add_settings, number
+from psftr.cli.folders import writable_folder
+from psftr.settings import SplitSettings
+
 if TYPE_CHECKING:
     from psftr.data.annotations import Annotations
     from psftr.data.splits import ClassSplit
@@ -34,17 +38,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("predictions", nargs="+", metavar="PREDICTIONS", help="psftr's or any ActivityNet results JSON, or CSV")
     add("--annotations", required=True, metavar="FILE", help="ground truth of the whole data set, JSON or CSV")
     add("--out", default="report.html", metavar="FILE", help="default %(default)s")
-    add("--dataset", help="thumos14, activitynet13 or synthetic: whose rules hold (default: what the files say)")
-    add("--subset", help="test subset of a data set of your own (default: test)")
-    add("--tious", type=float, nargs="+", help="of a data set of your own (default: 0.3 0.4 0.5 0.6 0.7)")
+    add("--dataset", help="whose rules hold, such as thumos14 (default: what the files say)")
+    add("--subset", help="test subset of a data set of your own (default: its only one, or test)")
+    add("--tious", type=number(float, above=0, most=1), nargs="+", help="of a data set of your own")
     add("--split", metavar="FILE", help="YAML with seen and unseen, for files that do not name their split")
-    add(
-        "--splits-dir",
-        metavar="DIR",
-        help="published splits, for files that do not name theirs; with --ratio and --index",
-    )
-    add("--ratio", type=int, choices=(75, 50), default=75, help="percent of classes seen (default %(default)s)")
-    add("--index", type=int, nargs="+", metavar="N", help="split of each file, in order")
+    published = "published splits, for files that do not name theirs; with --ratio and --index"
+    add("--splits-dir", metavar="DIR", help=published)
+    add_settings(parser, SplitSettings, leave_out=("kind", "index", "seed", "file"))
+    add("--index", type=number(int, least=0), nargs="+", metavar="N", help="split of each file, in order")
     add("--stages", nargs="+", metavar="FILE", help="stage traces, one for each file (default: stages.json beside it)")
     add("--videos-dir", metavar="DIR", help="where the videos are, to play them (default: beside the page)")
     add("--figures", metavar="DIR", help="also PNG figures, and timelines of the first videos")
@@ -52,25 +53,25 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from psftr.data.annotations import read_annotations
+    from psftr.cli.ground_truth import read_ground_truth
     from psftr.errors import PsftrError
     from psftr.evaluation.aggregate import group_reports
+    from psftr.evaluation.labels import told
     from psftr.evaluation.protocol import score_files
     from psftr.evaluation.report_page import write_report_page
-    from psftr.evaluation.rules import protocol_of
     from psftr.predictions import read_predictions
 
-    if args.dataset and (args.subset or args.tious):
-        raise PsftrError("--dataset sets subset and tIoUs; leave out --subset and --tious, or the data set")
+    _check(args)
     paths_by_name = _named(args.predictions)
     files = {name: read_predictions(path) for name, path in paths_by_name.items()}
     stages = _stages(args, paths_by_name, files)
-    annotations = read_annotations(args.annotations)
+    annotations = read_ground_truth(args.annotations)
+    files, renamed = _spelled_alike(files, annotations)
     splits = _splits(args, list(files))
-    rules = {name: _rules(args, file, annotations, protocol_of) for name, file in files.items()}
+    rules = {name: _rules(args, file, annotations) for name, file in files.items()}
     if len(set(rules.values())) > 1:
-        told = ", ".join(sorted({f"{r.dataset} ({r.name})" for r in rules.values()}))
-        raise PsftrError(f"these files are of different data sets or rules ({told}); make a page for each")
+        named = ", ".join(sorted({f"{r.dataset} ({r.name})" for r in rules.values()}))
+        raise PsftrError(f"these files are of different data sets or rules ({named}); make a page for each")
     protocol = next(iter(rules.values()))
     evaluations = score_files(files, annotations, protocol=protocol, splits=splits)
     path = write_report_page(
@@ -82,8 +83,10 @@ def run(args: argparse.Namespace) -> int:
         stages=stages,
         title=args.title,
     )
+    if renamed:
+        print(told(renamed))
     reports = group_reports(evaluations.values())
-    _print_means(reports)
+    _print_means(reports, files)
     paths = [path]
     if args.figures:
         paths += _figures(Path(args.figures), reports, files, annotations)
@@ -91,10 +94,42 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _rules(args: argparse.Namespace, file: Predictions, annotations: Annotations, protocol_of: object) -> Protocol:
-    """The given or stated data set's rules; for data of one's own, the annotations' only subset will do as the test."""
+def _check(args: argparse.Namespace) -> None:
+    """What can be seen to be wrong before anything is read."""
+    from psftr.errors import PsftrError
+
+    if args.dataset and (args.subset or args.tious):
+        raise PsftrError("--dataset sets subset and tIoUs; leave out --subset and --tious, or the data set")
+    out = Path(args.out)
+    if out.is_dir():
+        raise PsftrError(f"--out {args.out} is a folder; name the page's file, such as {out / 'report.html'}")
+    writable_folder("--out", str(out.parent))
+    if args.figures is not None:
+        writable_folder("--figures", args.figures)
+    if args.videos_dir is not None and not Path(args.videos_dir).is_dir():
+        raise PsftrError(f"--videos-dir {args.videos_dir}: no such folder")
+
+
+def _spelled_alike(
+    files: dict[str, Predictions], annotations: Annotations
+) -> tuple[dict[str, Predictions], dict[str, str]]:
+    """The files with the ground truth's spelling of labels, and what was spelled otherwise."""
+    from psftr.evaluation.labels import with_class_names
+
+    made: dict[str, Predictions] = {}
+    renamed: dict[str, str] = {}
+    for name, file in files.items():
+        made[name], of_file = with_class_names(file, annotations.classes)
+        renamed |= of_file
+    return made, renamed
+
+
+def _rules(args: argparse.Namespace, file: Predictions, annotations: Annotations) -> Protocol:
+    """The given or stated data set's rules; for data of one's own, the annotations' only subset is the test."""
+    from psftr.evaluation.rules import protocol_of
+
     only = annotations.subsets[0] if len(annotations.subsets) == 1 and annotations.subsets[0] else None
-    return protocol_of(file, dataset=args.dataset, subset=args.subset or only, tious=args.tious)  # type: ignore[operator]
+    return protocol_of(file, dataset=args.dataset, subset=args.subset or only, tious=args.tious)
 
 
 def _named(paths: Sequence[str]) -> dict[str, str]:
@@ -139,14 +174,17 @@ def _splits(args: argparse.Namespace, names: Sequence[str]) -> dict[str, ClassSp
     if not args.index or len(args.index) != len(names):
         raise PsftrError(f"--splits-dir needs --index with one split for each of the {len(names)} files")
     return {
-        name: read_published_split(args.splits_dir, ratio=args.ratio, index=index)
+        name: read_published_split(args.splits_dir, ratio=args.ratio or SplitSettings.ratio, index=index)
         for name, index in zip(names, args.index)
     }
 
 
-def _print_means(reports: Sequence[TenSplitReport]) -> None:
+def _print_means(reports: Sequence[TenSplitReport], files: dict[str, Predictions]) -> None:
     from psftr.evaluation.render import means_text
+    from psftr.predictions import MARKS
 
+    for mark in _marks(files):
+        print(f"{mark}: {MARKS[mark]}")
     for report in reports:
         print(means_text(report), end="\n\n")
 
@@ -159,20 +197,26 @@ def _figures(
     from psftr.predictions import canonical_id
 
     paths = []
-    for number, report in enumerate(reports):
-        mark = f"-{number}" if len(reports) > 1 else ""
+    for place, report in enumerate(reports):
+        mark = f"-{place}" if len(reports) > 1 else ""
         paths += save_charts(folder, report, mark=mark)
     predictions = next(iter(files.values()))
-    synthetic = ", SYNTHETIC" if any(report.synthetic for report in reports) else ""
+    marks = "".join(f", {mark}" for mark in _marks(files))
     for video_id in list(predictions.detections)[:TIMELINES_AT_MOST]:
         found = sorted(predictions.detections[video_id], key=lambda d: -d.score)
         video = annotations.videos.get(canonical_id(video_id))
         path = draw_timeline(
             folder / f"timeline-{video_id}.png",
-            title=f"{video_id}: the best {min(20, len(found))} of {len(found)} detections{synthetic}",
+            title=f"{video_id}: the best {min(20, len(found))} of {len(found)} detections{marks}",
             duration_s=video.duration_s if video and video.duration_s == video.duration_s else 0.0,
             detections=found[:20],
             ground_truth=video.actions if video else (),
         )
         paths.append(path)
     return paths
+
+
+def _marks(files: dict[str, Predictions]) -> tuple[str, ...]:
+    """What no number of these files may be shown without."""
+    marks = (mark for file in files.values() if file.provenance for mark in file.provenance.marks)
+    return tuple(dict.fromkeys(marks))

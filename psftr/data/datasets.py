@@ -129,7 +129,7 @@ class Dataset:
 
     def provenance(self) -> dict[str, Any]:
         """The `split` and `features` entries of a predictions file."""
-        split, store = self.split, self.store
+        split = self.split
         return {
             "split": {
                 "dataset": self.name,
@@ -139,12 +139,7 @@ class Dataset:
                 "seen": list(split.seen),
                 "unseen": list(split.unseen),
             },
-            "features": {
-                "encoder": store.encoder,
-                "dim": store.dim,
-                "identity": store.identity,
-                "synthetic": store.synthetic,
-            },
+            "features": self.store.provenance(),
         }
 
     def usable(

@@ -24,8 +24,14 @@ _CHUNK = 1 << 16
 
 
 def base_url(given: str | None = None) -> str:
-    """Where repositories are fetched from: what is given, else the variable PSFTR_BASE_URL, else the public host."""
-    return given or os.environ.get(BASE_URL_VARIABLE) or BASE_URL
+    """Where repositories are fetched from: what is given, else the variable PSFTR_BASE_URL, else the public host.
+
+    Raises PsftrError for what is not an address.
+    """
+    base = given or os.environ.get(BASE_URL_VARIABLE) or BASE_URL
+    if not base.startswith(("https://", "http://", "file://")):
+        raise PsftrError(f"{base!r} is not the address of a mirror; it begins with https://, http:// or file://")
+    return base
 
 
 def fetch(

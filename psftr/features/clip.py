@@ -16,6 +16,7 @@ from __future__ import annotations
 import difflib
 import hashlib
 import logging
+import pickle
 import socket
 import urllib.request
 from collections.abc import Sequence
@@ -239,7 +240,11 @@ def _load(network: nn.Module, name: str, path: Path, *, is_published: bool) -> N
             network.load_state_dict({key: state[key] for key in state if key not in _TORCHSCRIPT_EXTRAS})
         else:
             load_checkpoint(network, str(path), weights_only=True)
-    except Exception as error:  # safetensors, zip, pickle and shape errors have no common base
+    except pickle.UnpicklingError:  # its words advise to load the file unsafely
+        raise PsftrError(
+            f"weights {path} do not load into {name}: neither safetensors nor a state dict of tensors alone"
+        ) from None
+    except Exception as error:  # safetensors, zip and shape errors have no common base
         raise PsftrError(f"weights {path} do not load into {name}: {_named(error)}") from error
 
 

@@ -104,6 +104,10 @@ class FeatureStore:
         strides = ",".join(map(str, sorted({e.timeline.stride for e in self._entries.values()})))
         return f"{self.encoder} dim={self.dim} stride={strides} videos={len(self._entries)} {digest.hexdigest()[:16]}"
 
+    def provenance(self) -> dict[str, Any]:
+        """The `features` entry of a predictions file."""
+        return {name: getattr(self, name) for name in ("encoder", "dim", "identity", "synthetic")}
+
     def __len__(self) -> int:
         return len(self._entries)
 

@@ -1,4 +1,4 @@
-"""The native CPU path: csrc/temporal_deform_attn.c, compiled ahead of time by whoever builds the wheel.
+"""The native CPU path: csrc/temporal_deform_attn.c, compiled when a wheel is built.
 
 The library depends on neither Python nor PyTorch: it takes pointers through ctypes, which releases the interpreter
 lock, and uses the threads of the OpenMP library that PyTorch itself runs on. Wheels for common platforms contain it;

@@ -88,7 +88,7 @@ def _read_rows(rows: Tensor, index: Tensor) -> Tensor:
     """rows [B,H,T_l,D], whole-numbered index [B,H,Q,P] -> [B,H,Q,P,D]; zero outside [0,T_l)."""
     length, dim = rows.shape[2:]
     outside = (index < 0) | (index >= length)
-    # clamp after the conversion: whatever integer NaN becomes, it must not leave the tensor
+    # clamp after the conversion: NaN may become any integer, which must not point outside the tensor
     row = index.long().clamp(0, length - 1).flatten(2).unsqueeze(-1).expand(-1, -1, -1, dim)
     read = rows.gather(2, row).view(*index.shape, dim)
     return read.masked_fill(outside.unsqueeze(-1), 0)

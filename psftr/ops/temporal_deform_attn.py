@@ -53,7 +53,7 @@ def temporal_deform_attn(values: Tensor, locations: Tensor, weights: Tensor, lev
 
 
 def _is_plain(values: Tensor) -> bool:
-    """Is this an eager call on the CPU that nobody traces or intercepts?"""
+    """Is this an eager call on the CPU that is neither traced nor intercepted?"""
     return (
         _len_torch_dispatch_stack is not None
         and type(values) in (Tensor, torch.nn.Parameter)

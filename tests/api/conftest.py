@@ -4,11 +4,7 @@ from pathlib import Path
 
 import pytest
 from clips import numbered_clip
-from parts import save_tiny
-
-from psftr.features.clip import ClipEncoder
-
-TINY_CLIP = str(Path(__file__).resolve().parents[1] / "tiny_clip.json")
+from tiny_model import TINY_CLIP, save_tiny, tiny_identity
 
 
 @pytest.fixture(scope="session")
@@ -17,9 +13,9 @@ def tiny_clip() -> dict[str, str]:
 
 
 @pytest.fixture(scope="session")
-def model_folder(tmp_path_factory, tiny_clip) -> Path:
+def model_folder(tmp_path_factory) -> Path:
     """An untrained network for features of the tiny CLIP at stride 4."""
-    encoder = ClipEncoder(tiny_clip["model"], "random").identity
+    encoder = tiny_identity()
     config = {"window": {"mode": "slide", "size": 16}, "postprocess": {"soft_nms_sigma": 2.0}}
     features = {"identity": f"{encoder} dim=16 stride=4 videos=3 0123"}
     return save_tiny(tmp_path_factory.mktemp("model"), encoder, config=config, features=features)

@@ -9,16 +9,16 @@ import numpy as np
 import pytest
 import torch
 from extraction import clip
-from parts import save_tiny
+from tiny_model import save_tiny
 
 import psftr
 from psftr.api.curves import score_curves
+from psftr.api.model import trained_stride
 from psftr.checkpoints import load_saved, locate
-from psftr.engine.localize import build_localizer
 from psftr.errors import PsftrError
 from psftr.features.encoders import open_encoder
 from psftr.features.store import VideoFeatures
-from psftr.features.text import TextEmbeddings, embed_names
+from psftr.features.text import embed_names
 from psftr.features.video.filmstrip import frames_at
 from psftr.predictions import Detection, read_predictions
 
@@ -57,7 +57,7 @@ def test_predict_a_clip(result):
     scores = [d.score for d in result]
     assert scores == sorted(scores, reverse=True)
     assert result.durations_s == {"clip_a": pytest.approx(2.4)}
-    assert repr(result) == f"<{len(result)} detections of 2 labels in 1 videos>"
+    assert repr(result) == f"<[UNTRAINED ENCODER] {len(result)} detections of 2 labels in 1 videos>"
 
 
 def test_provenance_says_what_was_done(result, model_folder):
@@ -143,7 +143,7 @@ def test_baseline_needs_no_checkpoint(videos, tiny_clip):
 
 
 def test_class_texts_made_elsewhere(model, videos, tiny_clip, tmp_path):
-    text = embed_names(LABELS, encoder=clip(**tiny_clip))
+    text = embed_names(LABELS, encoder=clip(**tiny_clip), template="prompt3")
     text.save(tmp_path / "text.h5")
     with_file = model.predict(videos / "clip_a.mp4", labels=LABELS, text=tmp_path / "text.h5")
     assert [d.score for d in with_file] == pytest.approx(
@@ -187,7 +187,7 @@ def test_encoder_that_is_not_the_checkpoints_is_refused(model_folder, videos):
 @pytest.mark.parametrize(
     ("identity", "told"),
     [
-        ("synthetic:words-v1", "none that psftr can run"),
+        ("synthetic:words-v1", "psftr cannot run encoder"),
         ("open_clip:ViT-B-32:sha256-0123", "give it with --pretrained FILE"),
         ("open_clip:tiny@01234567:random-seed0", "give its JSON file with --model FILE"),
     ],
@@ -210,14 +210,14 @@ def test_where_a_model_may_be(model_folder, tmp_path):
 
 
 def test_run_that_is_not_finished_gives_its_last_checkpoint(model_folder, tmp_path):
-    finished = load_saved(model_folder)
-    state = {f"network.{name}": value for name, value in finished.weights.items()}
+    saved = load_saved(model_folder)
+    state = {f"network.{name}": value for name, value in saved.weights.items()}
     (tmp_path / "checkpoints").mkdir()
-    torch.save({"psftr": finished.facts, "state_dict": state}, tmp_path / "checkpoints" / "last.ckpt")
+    torch.save({"psftr": saved.facts, "state_dict": state}, tmp_path / "checkpoints" / "last.ckpt")
     loaded = psftr.load(tmp_path)
     assert loaded.origin.endswith("last.ckpt")
-    for name, value in finished.weights.items():
-        assert torch.equal(loaded.saved.weights[name], value)
+    assert loaded.saved.weights.keys() == saved.weights.keys()
+    assert all(torch.equal(loaded.saved.weights[name], value) for name, value in saved.weights.items())
 
 
 @pytest.mark.parametrize(
@@ -255,14 +255,22 @@ def test_hub_that_cannot_be_reached_names_the_files(monkeypatch):
 
 def test_settings_of_the_checkpoint_are_used(tmp_path):
     config = {
-        "window": {"mode": "rescale", "size": 64, "test_overlap": 0.0},
+        "window": {"mode": "rescale", "size": 64},
         "postprocess": {"merge": "nms", "nms_threshold": 0.4, "roi_weight": 0.5, "max_per_video": 7},
+        "data": {"batch_size": 3},
     }
-    text = TextEmbeddings(("a",), torch.ones(1, 16), "made-up", "{}")
-    localizer = build_localizer(load_saved(save_tiny(tmp_path, "made-up", config=config)), text, device="cpu")
-    assert (localizer.policy.mode, localizer.policy.size) == ("rescale", 64)
-    assert localizer.postprocessor.settings.roi_weight == 0.5
-    assert localizer.postprocessor.merge_rule.keywords == {"threshold": 0.4, "max_kept": 7}
+    features = {"identity": "open_clip:ViT-B-16:openai dim=512 stride=16 videos=9 ab"}
+    model = psftr.load(save_tiny(tmp_path, "open_clip:ViT-B-16:openai", config=config, features=features))
+    assert (model.own.window.mode, model.own.window.size, model.windows_per_batch) == ("rescale", 64, 3)
+    assert (model.own.postprocess.roi_weight, model.own.postprocess.merge) == (0.5, "nms")
+    assert trained_stride(model.facts) == 16
+    assert trained_stride({"features": {"identity": "x stride=8,16 y"}}) == 8
+
+
+def test_unknown_settings_are_refused_with_the_nearest(tmp_path):
+    save_tiny(tmp_path, "open_clip:ViT-B-16:openai", config={"postprocess": {"roi_wieght": 0.5}})
+    with pytest.raises(PsftrError, match=r"no setting 'postprocess.roi_wieght', did you mean 'roi_weight'"):
+        psftr.load(tmp_path)
 
 
 def test_curves_of_two_labels_and_of_one():

@@ -38,6 +38,27 @@ def test_vtt(tmp_path):
     assert text == "WEBVTT\n\n00:00:00.000 --> 00:00:00.001\nrock &amp; &lt;roll&gt; -&gt; now (0.5)\n"
 
 
+def test_marks_stand_in_every_row_and_cue(tmp_path):
+    marks = ("SYNTHETIC", "UNTRAINED ENCODER")
+    path = write_csv(tmp_path / "p.csv", [EARLY], marks=marks)
+    header = "video-id,t-start,t-end,label,score,note"
+    assert path.read_text().splitlines() == [header, "v,1.0,2.5,high jump,0.9,SYNTHETIC UNTRAINED ENCODER"]
+    assert read_predictions(path).detections == {"v": (EARLY,)}
+    cue = "[SYNTHETIC, UNTRAINED ENCODER] high jump (0.9)\n"
+    assert cue in write_srt(tmp_path / "p.srt", [EARLY], marks=marks).read_text()
+    assert cue in write_vtt(tmp_path / "p.vtt", [EARLY], marks=marks).read_text()
+
+
+def test_marks_in_files_for_other_tools(tmp_path):
+    features = {"encoder": "open_clip:ViT-B-16:random-seed0", "synthetic": True}
+    made = Provenance(method="psftr", checkpoint_rule="last", features=features)
+    found = Predictions({"v": (EARLY,)}, made)
+    details = json.loads(write_activitynet(tmp_path / "a.json", found).read_text())["external_data"]["details"]
+    assert details.startswith("[SYNTHETIC, UNTRAINED ENCODER] features: ")
+    labels = json.loads(write_fiftyone_labels(tmp_path / "l.json", found).read_text())
+    assert labels["info"] == {"marks": ["SYNTHETIC", "UNTRAINED ENCODER"]}
+
+
 def test_rounding_carries_into_minutes(tmp_path):
     text = write_srt(tmp_path / "v.srt", [Detection("v", "a", 59.9996, 119.9996, 1)]).read_text()
     assert "00:01:00,000 --> 00:02:00,000" in text

@@ -6,19 +6,13 @@ import shutil
 from pathlib import Path
 
 import pytest
-import torch
 from clips import numbered_clip
 from front_door import psftr
+from tiny_model import ENCODER, save_tiny, tiny_identity
 
-from psftr.checkpoints import save_pretrained, training_facts
 from psftr.data.annotations import Action, Annotations, Video, write_annotations
-from psftr.features.clip import ClipEncoder
-from psftr.methods.psftr.build import NetworkConfig, build_network
 from psftr.predictions import read_predictions
-from psftr.settings import to_dict
 
-TINY_CLIP = str(Path(__file__).resolve().parents[1] / "tiny_clip.json")
-ENCODER = ["--model", TINY_CLIP, "--pretrained", "random", "--device", "cpu"]
 LABELS = ["--labels", "high jump", "pole vault"]
 
 
@@ -29,17 +23,9 @@ def place(tmp_path_factory) -> Path:
     (folder / "videos").mkdir()
     numbered_clip(folder / "videos" / "clip_a.mp4", count=60)
     numbered_clip(folder / "videos" / "clip_b.mp4", count=40)
-    torch.manual_seed(0)
-    config = NetworkConfig(feature_dim=16, text_dim=16, dim=16, heads=2, encoder_layers=1, decoder_layers=1, queries=6)
-    facts = training_facts(
-        method="psftr",
-        config={"window": {"size": 16}, "postprocess": {"soft_nms_sigma": 2.0}},
-        network=to_dict(config),
-        train_classes=["run"],
-        encoder=ClipEncoder(TINY_CLIP, "random").identity,
-        synthetic=False,
+    save_tiny(
+        folder / "model", tiny_identity(), config={"window": {"size": 16}, "postprocess": {"soft_nms_sigma": 2.0}}
     )
-    save_pretrained(folder / "model", build_network(config), facts)
     actions = (Action(0.2, 1.0, "high jump"), Action(1.2, 2.0, "pole vault"))
     subsets = {"clip_a": "test", "clip_b": "training"}
     write_annotations(
@@ -71,10 +57,62 @@ def test_predict_writes_every_output(place, done):
 
 
 def test_predict_prints_a_short_table(done):
-    assert "untrained weights" in done.stdout
+    assert "UNTRAINED ENCODER: its weights are random" in done.stdout
     assert "clip_a" in done.stdout
     assert "start s" in done.stdout
     assert "  out/report.html" in done.stdout
+
+
+def test_untrained_weights_are_marked_in_every_output(place, done):
+    out = place / "out"
+    assert "UNTRAINED ENCODER" in (out / "predictions.csv").read_text().splitlines()[1]
+    for ending in ("srt", "vtt"):
+        assert "[UNTRAINED ENCODER] " in (out / f"clip_a.{ending}").read_text()
+    for name in ("activitynet.json", "labels.json", "report.html"):
+        assert "UNTRAINED ENCODER" in (out / name).read_text()
+    told = psftr("report", "out/predictions.json", "--annotations", "truth.json", "--subset", "test", cwd=place)
+    assert "UNTRAINED ENCODER" in told.stdout
+    assert "UNTRAINED ENCODER" in (place / "report.html").read_text()
+
+
+def test_a_second_call_has_a_folder_of_its_own(place, tmp_path):
+    shutil.copytree(place / "videos", tmp_path / "videos")
+    call = ["predict", "videos", *ENCODER, "--no-pictures"]
+    psftr(*call, "--labels", "high jump", cwd=tmp_path)
+    first = (tmp_path / "psftr-predict" / "predictions.json").read_bytes()
+    shards = sorted(path.stat().st_mtime_ns for path in tmp_path.rglob("*.h5"))
+    again = psftr(*call, "--labels", "pole vault", cwd=tmp_path)
+    assert "psftr-predict holds the results of an earlier call; these are in psftr-predict-2" in again.stdout
+    assert (tmp_path / "psftr-predict" / "predictions.json").read_bytes() == first
+    assert read_predictions(tmp_path / "psftr-predict-2" / "predictions.json").provenance.config["labels"] == [
+        "pole vault"
+    ]
+    assert sorted(path.stat().st_mtime_ns for path in tmp_path.rglob("*.h5")) == shards, "features are shared"
+
+
+def test_overwrite_leaves_nothing_of_the_earlier_call(place, tmp_path):
+    shutil.copytree(place / "videos", tmp_path / "videos")
+    psftr("predict", "videos", *ENCODER, "--labels", "high jump", "--activitynet", cwd=tmp_path)
+    (tmp_path / "psftr-predict" / "mine.txt").write_text("kept")
+    psftr(
+        "predict", "videos/clip_b.mp4", *ENCODER, "--labels", "high jump", "--no-pictures", "--overwrite", cwd=tmp_path
+    )
+    assert {path.name for path in (tmp_path / "psftr-predict").iterdir()} == {
+        "predictions.json", "predictions.csv", "clip_b.srt", "clip_b.vtt", "report.html", "features", "mine.txt",
+    }  # fmt: skip
+
+
+def test_labels_are_matched_by_spelling_and_it_is_said(place, tmp_path):
+    shutil.copytree(place / "videos", tmp_path / "videos")
+    actions = (Action(0.2, 1.0, "HighJump"), Action(1.2, 2.0, "PoleVault"))
+    videos = {name: Video(name, "test", 2.4, 25.0, actions) for name in ("clip_a", "clip_b")}
+    write_annotations(tmp_path / "camel.json", Annotations(videos))
+    words = "labels matched by spelling: 'high jump' is 'HighJump', 'pole vault' is 'PoleVault'"
+    done = psftr("predict", "videos", *LABELS, *ENCODER, "--ground-truth", "camel.json", cwd=tmp_path)
+    assert words in done.stdout
+    assert "mAP in percent by tIoU" in (tmp_path / "psftr-predict" / "report.html").read_text()
+    done = psftr("report", "psftr-predict/predictions.json", "--annotations", "camel.json", cwd=tmp_path)
+    assert "labels matched by spelling: " in done.stdout
 
 
 def test_ground_truth_is_scored_and_drawn(place, done):
@@ -112,6 +150,16 @@ def test_one_bad_video_is_named_and_the_others_finish(place, tmp_path):
     assert "broken failed: " in done.stderr
     assert "not readable as a video" in done.stderr
     assert list(read_predictions(tmp_path / "o" / "predictions.json").detections) == ["clip_a", "clip_b"]
+
+
+def test_a_label_without_a_detection_is_still_asked_for(place, tmp_path):
+    """Ground truth of a searched label counts although nothing was found under it."""
+    shutil.copytree(place / "videos", tmp_path / "videos")
+    actions = (Action(0.2, 1.0, "high jump"), Action(1.2, 2.0, "Golf Swing"))
+    write_annotations(tmp_path / "truth.json", Annotations({"clip_a": Video("clip_a", "test", 2.4, 25.0, actions)}))
+    labels = ["--labels", "high jump", "golf swing", "--max-per-video", "1"]
+    psftr("predict", "videos/clip_a.mp4", *labels, *ENCODER, "--ground-truth", "truth.json", cwd=tmp_path)
+    assert "2 annotated classes" in (tmp_path / "psftr-predict" / "report.html").read_text()
 
 
 @pytest.mark.parametrize(
@@ -193,4 +241,4 @@ def test_report_bad_input(place, done, arguments, told):
 def test_report_needs_files_that_are_there(place, done):
     bad = psftr("report", "none.json", "--annotations", "truth.json", cwd=place, check=False)
     assert bad.returncode == 2
-    assert "none.json: no such predictions file" in bad.stderr
+    assert "none.json: no such file; give an ActivityNet results JSON" in bad.stderr

@@ -9,6 +9,7 @@ from psftr.errors import PsftrError
 from psftr.features.store import VideoFeatures
 from psftr.features.text import TextEmbeddings
 from psftr.methods.clip_baseline import (
+    BaselineSettings,
     ClipBaseline,
     _groups,
     _mean_of_best,
@@ -16,6 +17,7 @@ from psftr.methods.clip_baseline import (
     _scale_to_unit,
     _smooth,
 )
+from psftr.predictions import Detection
 
 NAMES = ("high jump", "diving", "billiards")
 DIM = 16
@@ -38,9 +40,14 @@ def video(labels: list[str | None], *, stride: int = 10, fps: float = 10.0) -> V
     )
 
 
+def localize(one: VideoFeatures, names, **settings) -> tuple[Detection, ...]:
+    baseline = ClipBaseline(text=text(), settings=BaselineSettings(**settings))
+    return dict(baseline.localize([one], names))[one.video_id]
+
+
 def test_finds_what_was_planted_in_seconds_of_the_video():
     planted = video([None] * 20 + ["diving"] * 10 + [None] * 20 + ["high jump"] * 6 + [None] * 10)
-    found = ClipBaseline(text=text()).localize(planted, NAMES)
+    found = localize(planted, NAMES)
     best = {d.label: d for d in reversed(found)}
     # between the actions nothing stands out, and whatever is named there scores less
     assert best["billiards"].score < 0.5 * min(best["diving"].score, best["high jump"].score)
@@ -53,22 +60,21 @@ def test_finds_what_was_planted_in_seconds_of_the_video():
 
 def test_time_follows_stride_and_frame_rate():
     labels = [None] * 20 + ["diving"] * 10 + [None] * 20
-    slow = ClipBaseline(text=text(), smooth_s=0, gap_s=0).localize(video(labels), NAMES)
-    fast = ClipBaseline(text=text(), smooth_s=0, gap_s=0).localize(video(labels, stride=8, fps=32.0), NAMES)
+    slow = localize(video(labels), NAMES, smooth_s=0, gap_s=0)
+    fast = localize(video(labels, stride=8, fps=32.0), NAMES, smooth_s=0, gap_s=0)
     assert [(4 * d.start_s, 4 * d.end_s) for d in fast] == [(d.start_s, d.end_s) for d in slow]
 
 
 def test_the_order_of_names_changes_nothing():
     planted = video([None] * 20 + ["diving"] * 10 + [None] * 20)
-    baseline = ClipBaseline(text=text())
-    one = sorted((d.label, d.start_s, d.end_s, round(d.score, 9)) for d in baseline.localize(planted, NAMES))
-    other = sorted((d.label, d.start_s, d.end_s, round(d.score, 9)) for d in baseline.localize(planted, NAMES[::-1]))
+    one = sorted((d.label, d.start_s, d.end_s, round(d.score, 9)) for d in localize(planted, NAMES))
+    other = sorted((d.label, d.start_s, d.end_s, round(d.score, 9)) for d in localize(planted, NAMES[::-1]))
     assert one == other
 
 
 def test_a_vocabulary_of_one_name_works():
     planted = video([None] * 20 + ["diving"] * 10 + [None] * 20)
-    best = ClipBaseline(text=text()).localize(planted, ["diving"])[0]
+    best = localize(planted, ["diving"])[0]
     assert (best.start_s, best.end_s) == (pytest.approx(20, abs=1), pytest.approx(30, abs=1))
 
 
@@ -76,39 +82,41 @@ def test_a_vocabulary_of_one_name_works():
 def test_a_video_of_equal_frames_is_one_segment(length: int):
     same = video(["diving"] * length)
     same.features[:] = same.features[0]
-    found = ClipBaseline(text=text()).localize(same, NAMES)
+    found = localize(same, NAMES)
     assert [(d.label, d.start_s, d.end_s) for d in found] == [("diving", 0.0, float(length))]
 
 
 def test_rows_of_zeros_are_harmless():
     empty = video([None] * 10)
     empty.features[:] = 0
-    assert all(np.isfinite(d.score) for d in ClipBaseline(text=text()).localize(empty, NAMES))
+    assert all(np.isfinite(d.score) for d in localize(empty, NAMES))
 
 
 def test_nothing_reaches_past_the_video():
     planted = video([None] * 10 + ["diving"] * 10)
     short = VideoFeatures("v", planted.features, 10, 10.0, 193, 19.3)
-    assert max(d.end_s for d in ClipBaseline(text=text()).localize(short, NAMES)) == 19.3
+    assert max(d.end_s for d in localize(short, NAMES)) == 19.3
 
 
 def test_soft_nms_lowers_scores_and_keeps_the_best():
     planted = video([None] * 20 + ["diving"] * 10 + [None] * 20 + ["diving"] * 5 + [None] * 5)
-    plain = ClipBaseline(text=text(), soft_nms_sigma=None).localize(planted, NAMES)
-    soft = ClipBaseline(text=text(), soft_nms_sigma=0.3).localize(planted, NAMES)
+    plain = localize(planted, NAMES, soft_nms_sigma=None)
+    soft = localize(planted, NAMES, soft_nms_sigma=0.3)
     assert soft[0] == plain[0]
     assert sum(d.score for d in soft) <= sum(d.score for d in plain)
-    assert len(ClipBaseline(text=text(), soft_nms_sigma=None, max_per_video=1).localize(planted, NAMES)) == 1
+    assert len(localize(planted, NAMES, soft_nms_sigma=None, max_per_video=1)) == 1
 
 
 def test_mistakes_are_told():
-    with pytest.raises(PsftrError, match="must lie in"):
-        ClipBaseline(text=text(), levels=[0.5, 1.5])
+    with pytest.raises(PsftrError, match=r"levels must be at most 1, got 1.5"):
+        BaselineSettings(levels=[0.5, 1.5])
+    with pytest.raises(PsftrError, match="levels is empty: give at least one threshold"):
+        BaselineSettings(levels=[])
     with pytest.raises(PsftrError, match=r"'divng' \(nearest: 'diving'\)"):
-        ClipBaseline(text=text()).localize(video([None]), ["divng"])
+        localize(video([None]), ["divng"])
     wide = VideoFeatures("v", np.ones((4, 99), np.float32), 8, 30.0, 32, 1.0)
     with pytest.raises(PsftrError, match="99 dimensions, class texts of test have 16; use the encoder"):
-        ClipBaseline(text=text()).localize(wide, NAMES)
+        localize(wide, NAMES)
 
 
 def test_groups_join_over_small_gaps():
@@ -143,11 +151,11 @@ def test_a_long_video_with_many_names_takes_milliseconds():
         prompt="{}",
     )
     long = VideoFeatures("v", rng.normal(size=(800, 512)).astype(np.float32), 8, 30.0, 6400, 213.4)
-    baseline = ClipBaseline(text=many)
+    baseline = ClipBaseline(text=many, settings=BaselineSettings())
     took_s = []
     for _ in range(3):
         began = time.perf_counter()
-        baseline.localize(long, many.names)
+        list(baseline.localize([long], many.names))
         took_s.append(time.perf_counter() - began)
     print(f"800 rows, 100 names: {1e3 * min(took_s):.1f} ms")
     assert min(took_s) < 0.1
