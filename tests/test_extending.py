@@ -87,7 +87,8 @@ def test_a_method_from_another_package(world, tmp_path):
 def test_a_data_set(world, copy):
     specs = copy / "psftr" / "data" / "datasets.py"
     text = specs.read_text(encoding="utf-8")
-    specs.write_text(text.replace("_SPECS = (\n", f"_SPECS = (\n{code_after('one more entry of `_SPECS`')}"), "utf-8")
+    entry = code_after("one more entry of `_SPECS`").rstrip()
+    specs.write_text(text.replace("_SPECS = (\n", f"_SPECS = (\n{entry},\n"), encoding="utf-8")
     (copy / "conf" / "dataset" / "kitchen.yaml").write_text(code_after("and `conf/dataset/kitchen.yaml`:"))
     assert changed(copy) == ["conf/dataset/kitchen.yaml", "psftr/data/datasets.py"]
     shutil.copytree(world / "data" / "synthetic", copy / "data" / "kitchen")

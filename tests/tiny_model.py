@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import torch
+from extraction import clip
 
 from psftr.checkpoints import save_pretrained, training_facts
 from psftr.methods.psftr.build import build_network, network_config
@@ -15,9 +16,8 @@ ENCODER = ["--model", TINY_CLIP, "--pretrained", "random", "--device", "cpu"]
 
 def tiny_identity() -> str:
     """Of the encoder that `ENCODER` names."""
-    from psftr.features.clip import ClipEncoder
 
-    return ClipEncoder(TINY_CLIP, "random").identity
+    return clip(TINY_CLIP, "random").identity
 
 
 def save_tiny(

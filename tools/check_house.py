@@ -55,6 +55,7 @@ EXEMPT = {
     "psftr/data/prepare.py:[sd]*": "the seed and the width of a synthetic world",
     "psftr/data/splits.py:index": "of a split file that does not say which it is",
     "psftr/data/synthetic*:*": "the numbers of a synthetic world",
+    "psftr/e*/*.py:exclude": "of engine and evaluation: no more videos to leave out than the rules do",
     "psftr/evaluation/rules.py:min_action_s": "the peers' rule for test actions, not the filter of training actions",
     "psftr/features/video/sampling.py:threads": "of a video decoder",
     "psftr/methods/psftr/attention.py:levels": "of multi-scale features",

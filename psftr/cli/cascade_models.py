@@ -165,7 +165,7 @@ def build_session(backend: Mapping[str, Any], config: Config) -> Session:
         from psftr.language_models.local import TransformersMLLM
 
         name, device = rest.pop("model"), pick_device(config["device"])
-        model = TransformersMLLM.load(name, device=device, literal=config["compat"], budget=budget, **rest)
+        model = TransformersMLLM.load(name, device=str(device), literal=config["compat"], budget=budget, **rest)
     elif kind == "server":
         from psftr.language_models.server import OpenAiServer
 

@@ -165,7 +165,7 @@ def evaluate_method(settings: EvaluateSettings, own: Any) -> float:
 
 def evaluate_file(settings: EvaluateSettings) -> float:
     """A predictions file of any tool against ground truth."""
-    from psftr.data.annotations import read_annotations
+    from psftr.cli.ground_truth import read_ground_truth
     from psftr.data.datasets import DATASETS
     from psftr.data.splits import open_split
     from psftr.evaluation.aggregate import aggregate
@@ -187,7 +187,7 @@ def evaluate_file(settings: EvaluateSettings) -> float:
         protocol = protocol_for(str(name), settings.protocol) if name in DATASETS else protocol
     spec = DATASETS.get(str(name))
     ignored = settings.dataset.ignore_labels or (spec.ignore_labels if spec else ("Ambiguous",))
-    annotations = read_annotations(str(settings.annotations), ignore_labels=ignored)
+    annotations = read_ground_truth(str(settings.annotations), ignore_labels=ignored)
     asked = any(key.startswith("split") for key in given)
     split = None
     if asked and split_of(provenance) is None:
@@ -247,9 +247,17 @@ def matches(job: Mapping[str, str], run: RunFolder) -> bool:
         actual = lookup(config, key)
         if key == "split.index" or actual is None or isinstance(actual, dict | list):
             continue
-        if str(actual).lower() != value.lower().strip("'\""):
+        if not _same(actual, value.strip("'\"")):
             return False
     return True
+
+
+def _same(actual: Any, text: str) -> bool:
+    """Whether a setting has the value that an override writes: 0 and 0.0 are one."""
+    try:
+        return float(actual) == float(text)
+    except (TypeError, ValueError):
+        return str(actual).lower() == text.lower()
 
 
 def slug(label: str) -> str:

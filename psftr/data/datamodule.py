@@ -175,7 +175,7 @@ class ZstalDataModule(pl.LightningDataModule):
         """What validation measures, in a phrase."""
         num = len(self.val_annotations.videos)
         if self.protocol == "peer":
-            return "protocol=peer: the test classes themselves"
+            return "protocol=peer: measured on the TEST classes"
         if self.held_out_classes:
             return f"{num} training videos of {len(self.held_out_classes)} held-out seen classes"
         return f"{num} videos of seen classes, kept out of training" if num else "none: all training videos are used"

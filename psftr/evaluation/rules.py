@@ -43,6 +43,8 @@ class Protocol:
     def __post_init__(self) -> None:
         if self.name not in (CLEAN, PEER):
             raise PsftrError(f"protocol {self.name!r} is unknown; give {CLEAN} or {PEER}")
+        if not self.tious:
+            raise PsftrError("tious is empty; give at least one tIoU threshold, for example 0.5")
         strangers = sorted(set(self.printed_tious) - set(self.tious))
         if strangers:
             raise PsftrError(f"printed tIoUs {strangers} are not among the evaluated {list(self.tious)}")

@@ -17,7 +17,8 @@ import pytest
 import torch
 from clips import numbered_clip
 from front_door import psftr
-from tiny_model import ENCODER, save_tiny, tiny_identity
+from parts import save_tiny
+from tiny_model import ENCODER, tiny_identity
 
 from psftr.data.annotations import Action, Annotations, Video, write_annotations
 
@@ -303,7 +304,6 @@ def full_disk(most: int):
         ("predict --features kept --labels 'high jump' --out full $ENC", 100),
         ("predict --features kept --labels 'high jump' --out full $ENC", 10_000),  # the picture does not fit
         (f"{REPORT} --out full/report.html", 100),
-        ("prepare synthetic --out full --num-train 1 --num-test 1", 10_000),
     ],
 )
 def test_a_full_disk_is_one_line_and_never_a_success(place, typed, most, capfd):

@@ -112,7 +112,7 @@ def test_mistakes_are_told():
         BaselineSettings(levels=[0.5, 1.5])
     with pytest.raises(PsftrError, match="levels is empty: give at least one threshold"):
         BaselineSettings(levels=[])
-    with pytest.raises(PsftrError, match=r"'divng' \(nearest: 'diving'\)"):
+    with pytest.raises(PsftrError, match=r"'divng' \(nearest known: 'diving'\)"):
         localize(video([None]), ["divng"])
     wide = VideoFeatures("v", np.ones((4, 99), np.float32), 8, 30.0, 32, 1.0)
     with pytest.raises(PsftrError, match="99 dimensions, class texts of test have 16; use the encoder"):

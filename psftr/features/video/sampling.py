@@ -252,7 +252,7 @@ _TORCHCODEC_CHUNK = 16  # rows per call: bounds the memory of full-size frames
 def _sample_with_torchcodec(
     probe: VideoProbe, *, stride: int, emit: Callable[[SampledFrame], None], threads: int
 ) -> VideoSummary:
-    """The same rows through torchcodec, which seeks to each: faster at large strides, but blind to damage on the way."""
+    """The same rows through torchcodec, which seeks to each: faster at large strides, blind to damage between rows."""
     from torchcodec.decoders import VideoDecoder
 
     num_frames = round(probe.total_s * probe.fps)
