@@ -194,7 +194,9 @@ class EvaluateSettings(CommonSettings):
     predictions: str | None = setting(None, "predictions of any tool, JSON or CSV, in place of a run")
     annotations: str | None = setting(None, "with predictions: the ground truth, JSON or CSV")
     subset: str | None = setting(None, "with predictions of a data set of your own: the subset to score")
-    tious: tuple[float, ...] | None = setting(None, "with predictions of a data set of your own: the tIoUs to score")
+    tious: tuple[float, ...] | None = setting(
+        None, "with predictions of a data set of your own: the tIoUs to score", above=0, most=1
+    )
     baseline: bool = setting(False, "the training-free CLIP baseline beside every run, on the same features")
     protocol: str | None = setting(None, "clean or peer; null: as the run was trained", choices=PROTOCOLS)
     redo: bool = setting(False, "localize again even where predictions.json is there")

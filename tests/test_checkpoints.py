@@ -100,7 +100,7 @@ def test_checkpoints_of_others_are_refused(tmp_path):
     torch.save({"state_dict": {}}, path)
     refused(path, "not a checkpoint of psftr")
     torch.save({"psftr": print, "state_dict": {}}, path)  # code in the file: refused, not run
-    refused(path, "not readable as a checkpoint of plain values")
+    refused(path, "not readable as a checkpoint of tensors and plain values")
     path.write_bytes(b"nothing of the kind")
     refused(path, "not readable as a checkpoint")
 

@@ -53,6 +53,8 @@ def check(config: Mapping[str, Any]) -> None:
         )
     if settings.predictions and not settings.annotations:
         raise PsftrError("predictions=FILE needs annotations=FILE, its ground truth (JSON or CSV)")
+    if settings.tious == ():
+        raise PsftrError("tious=[] names no tIoU; give at least one, such as tious=[0.5]")
 
 
 def run(config: Mapping[str, Any]) -> float:
