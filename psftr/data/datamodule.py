@@ -178,7 +178,9 @@ class ZstalDataModule(pl.LightningDataModule):
             return "protocol=peer: measured on the TEST classes"
         if self.held_out_classes:
             return f"{num} training videos of {len(self.held_out_classes)} held-out seen classes"
-        return f"{num} videos of seen classes, kept out of training" if num else "none, all training videos are trained on"
+        if not num:
+            return "none, all training videos are trained on"
+        return f"{num} videos of seen classes, kept out of training"
 
     def _videos(self, side: str) -> Mapping[str, Video]:
         return getattr(self, f"{side}_annotations").videos
