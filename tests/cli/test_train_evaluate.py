@@ -37,7 +37,7 @@ def test_run_folder_says_what_made_it(sweep):
     assert {"train/class", "train/l1", "train/iou", "train/actionness", "train/saliency"} <= columns
     assert "val/mAP" not in columns  # rule=last chooses nothing, so no training video is kept out
     assert run["val_score"] is None
-    assert run["training"]["validation"] == "none: all training videos are used"
+    assert run["training"]["validation"] == "none, all training videos are trained on"
 
 
 def test_ten_split_evaluation_prints_splits_classes_baseline_and_facts(sweep, workplace):

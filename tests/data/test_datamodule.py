@@ -186,7 +186,7 @@ def test_without_a_share_every_training_video_is_trained_on(store):
     data = datamodule(store, val_fraction=0.0)
     assert len(videos_of(data.train_dataloader())) == 13
     assert data.val_dataloader() == []
-    assert data.training_facts()["validation"] == "none: all training videos are used"
+    assert data.training_facts()["validation"] == "none, all training videos are trained on"
 
 
 def test_the_summary_says_what_was_trained_on(store):
