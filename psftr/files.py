@@ -138,6 +138,9 @@ def nearest(wrong: str, known: Iterable[str]) -> str:
     parent, _, leaf = wrong.rpartition(".")
     if not close:
         close = [name for name in names if name.rpartition(".")[2] == leaf]
+    if not close and not parent:  # `epochs`: the nearest last part of a dotted key
+        leaves = {name.rpartition(".")[2]: name for name in reversed(names)}
+        close = [leaves[name] for name in difflib.get_close_matches(wrong, leaves, n=1, cutoff=0.7)]
     if not close and parent:
         siblings = {name.rpartition(".")[2]: name for name in names if name.startswith(f"{parent}.")}
         close = [siblings[name] for name in difflib.get_close_matches(leaf, siblings, n=1, cutoff=0.4)]

@@ -60,8 +60,13 @@ def run_hydra_verb(verb: str, module: ModuleType, arguments: Sequence[str]) -> i
         key = getattr(error, "full_key", None)
         raise PsftrError((f"{key}: " if key else "") + str(error).splitlines()[0]) from error
     except HydraException as error:
-        raise PsftrError(str(error)) from error
+        cause = str(error.__cause__).splitlines()[0] if str(error.__cause__ or "") else ""
+        raise PsftrError(str(error).splitlines()[0] + (f": {cause}" if cause else "")) from error
     return 0
+
+
+def fields_of(settings: type) -> list[str]:
+    return [field.name for field in dataclasses.fields(settings)]
 
 
 def overrides_among(arguments: Sequence[str]) -> list[str]:
@@ -79,7 +84,7 @@ def help_text(module: ModuleType, arguments: Sequence[str]) -> str:
     """The verb's own words, then every key with its default, kind of value and meaning."""
     chosen = [text.partition("=")[2] for text in arguments if text.startswith("method=")]
     kinds = [module.SETTINGS]
-    if any(field.name == "method" for field in dataclasses.fields(module.SETTINGS)):
+    if "method" in fields_of(module.SETTINGS):
         name = (chosen or [module.SETTINGS().method])[0]
         kinds += [find_method(name).settings] if name in method_names() or chosen else []
     rows = [row for kind in kinds for row in describe(kind)]
@@ -192,6 +197,9 @@ def check_overrides(module: ModuleType, overrides: Sequence[str]) -> None:
     with initialize_config_dir(config_dir=str(conf_dir()), version_base="1.3"):
         parsed = []
         for text in overrides:
+            if "=" not in text and not text.startswith("~"):
+                hint = f", such as run={text}" if Path(text).exists() and "run" in fields_of(module.SETTINGS) else ""
+                raise PsftrError(f"cannot read the override '{text}': write key=value{hint}")
             try:
                 parsed += OverridesParser.create().parse_overrides([text])
             except HydraException as error:

@@ -65,7 +65,10 @@ def check(config: Mapping[str, Any]) -> None:
     """Refuse settings that cannot be trained with, before a run folder is made."""
     from psftr.engine.configuration import read_config
 
-    read_config(TrainSettings, config)
+    common, _, _ = read_config(TrainSettings, config)
+    from psftr.engine.trainer import check_trainer  # imports Lightning
+
+    check_trainer(common.trainer)
 
 
 def run(config: Mapping[str, Any]) -> float | None:

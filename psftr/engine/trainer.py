@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 import time
 import warnings
@@ -14,6 +15,7 @@ import torch
 from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.callbacks import Callback, EMAWeightAveraging, ModelCheckpoint, RichProgressBar
 from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger, WandbLogger
+from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 from psftr.checkpoints import CHECKPOINT_KEY, check_same_training
 from psftr.engine.runs import RunFolder
@@ -84,6 +86,30 @@ def build_trainer(
         enable_model_summary=False,
         default_root_dir=folder.path,
     )
+
+
+def check_trainer(settings: TrainerSettings) -> None:
+    """Refuse, before anything is read or written, what Lightning's trainer would refuse. Raises PsftrError."""
+    cores = os.cpu_count() or 1
+    if settings.accelerator == "cpu" and isinstance(settings.devices, int) and settings.devices > cores:
+        raise PsftrError(f"trainer.devices={settings.devices}: that many processes, and this machine has {cores} cores")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            pl.Trainer(
+                accelerator=settings.accelerator,
+                devices=settings.devices,
+                strategy=settings.strategy,
+                precision=precision_of(settings),  # type: ignore[arg-type]
+                logger=False,
+                enable_checkpointing=False,
+                enable_progress_bar=False,
+                enable_model_summary=False,
+            )
+    except (ValueError, TypeError, RuntimeError, MisconfigurationException) as error:
+        given = {name: getattr(settings, name) for name in ("accelerator", "devices", "strategy", "precision")}
+        told = ", ".join(f"trainer.{name}={value}" for name, value in given.items() if value != "auto")
+        raise PsftrError(f"Lightning cannot train with {told}: {' '.join(str(error).split())}") from error
 
 
 def precision_of(trainer: TrainerSettings) -> str:

@@ -215,6 +215,44 @@ MISTAKES = [
     (f"{EVALUATE} out=afile", "afile"),
     (f"{EVALUATE} run=x", "run"),
     (f"{EVALUATE} frobnicate=1", "no config key 'frobnicate'"),
+    ("evaluate", "nothing given: say one of run=DIR"),
+    ("evaluate folder", "cannot read the override 'folder': write key=value, such as run=folder"),
+    ("evaluate run=nowhere", "no folder nowhere: give a run or a multirun folder"),
+    ("evaluate method=foo", "no method 'foo'"),
+    # train: settings
+    ("train frobnicate", "cannot read the override 'frobnicate': write key=value"),
+    ("train trainer.max_epoch=3", "no config key 'trainer.max_epoch', did you mean 'trainer.max_epochs'?"),
+    ("train epochs=10", "no config key 'epochs', did you mean 'trainer.max_epochs'?"),
+    ("train lr=0.1", "no config key 'lr', did you mean 'optimizer.lr'?"),
+    ("train batch_size=4", "no config key 'batch_size', did you mean 'data.batch_size'?"),
+    ("train +foo=1", "no config key 'foo'"),
+    ("train method=psfrt", "did you mean 'psftr'?"),
+    ("train dataset=thmos14", "no configuration 'dataset=thmos14', did you mean 'thumos14'?"),
+    ("train data.batch_size=0", "data.batch_size must be at least 1, got 0"),
+    ("train data.workers=-1", "data.workers must be at least 0, got -1"),
+    ("train data.val_fraction=1", "data.val_fraction must be below 1, got 1"),
+    ("train trainer.max_epochs=0", "trainer.max_epochs must be at least 1, got 0"),
+    ("train trainer.max_epochs=1.5", "trainer.max_epochs=1.5: Value '1.5' of type 'float' could not be converted"),
+    ("train trainer.threads=0", "trainer.threads must be at least 1, got 0"),
+    ("train trainer.ema_decay=2", "trainer.ema_decay must be below 1, got 2"),
+    ("train trainer.gradient_clip=0", "trainer.gradient_clip must be above 0, got 0"),
+    ("train trainer.progress=bar", "progress=bar is unknown, did you mean 'bars'?"),
+    ("train optimizer.lr=-1", "optimizer.lr must be above 0, got -1"),
+    ("train optimizer.lr=fast", "optimizer.lr=fast: Value 'fast' of type 'str' could not be converted to Float"),
+    ("train split.kind=foo", "kind=foo is unknown; choose published, random, file"),
+    ("train split.ratio=100", "split.ratio must be below 100, got 100"),
+    ("train checkpoint.rule=best", "rule=best is unknown; choose last, best-seen-val"),
+    ("train protocol=pear", "protocol=pear is unknown, did you mean 'peer'?"),
+    ("train seed=-1", "seed must be at least 0, got -1"),
+    # train: what Lightning would refuse
+    ("train trainer.precision=fp17", "Lightning cannot train with trainer.precision=fp17: Precision 'fp17' is invalid"),
+    ("train trainer.accelerator=foo", "Lightning cannot train with trainer.accelerator=foo"),
+    ("train trainer.strategy=foo", "Lightning cannot train with trainer.strategy=foo"),
+    ("train trainer.accelerator=cpu trainer.devices=0", "trainer.devices=0"),
+    ("train trainer.accelerator=cpu trainer.devices=x", "trainer.devices=x"),
+    ("train trainer.accelerator=cpu trainer.devices=9999", "trainer.devices=9999: that many processes"),
+    ("train resume=nowhere", "nothing to resume in nowhere"),
+    ("train resume=folder trainer.max_epochs=3", "resume takes its configuration from the folder"),
 ]
 
 
@@ -258,8 +296,9 @@ def place(tmp_path_factory) -> Path:
     (folder / "bin.json").write_bytes(bytes(range(256)))
     torch.save({"a": 1}, folder / "other.ckpt")
     (folder / "evil.ckpt").write_bytes(pickle.dumps(np.array([object()])))
-    for verb in ("predict", "evaluate"):  # imports are not the mistakes' time
-        psftr(verb, *(["bad.mp4", "--labels", "x", *ENCODER] if verb == "predict" else []), cwd=folder, check=False)
+    warm = (["predict", "bad.mp4", "--labels", "x", *ENCODER], ["evaluate"], ["train", "trainer.strategy=foo"])
+    for arguments in warm:  # imports are not the mistakes' time
+        psftr(*arguments, cwd=folder, check=False)
     return folder
 
 
