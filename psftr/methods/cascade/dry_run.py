@@ -10,6 +10,7 @@ from statistics import fmean
 
 from psftr.features.video import VideoError
 from psftr.language_models import Session
+from psftr.methods.cascade.confidence import WITH_BACKGROUND
 from psftr.methods.cascade.frames import count_frames, read_frames
 from psftr.methods.cascade.journal import Journal
 from psftr.methods.cascade.mllm_cascade import MllmCascade, Steps
@@ -134,7 +135,7 @@ def _note(session: Session, file: Path) -> str:
 
 def _questions(questions: QuestionSettings, stages: float) -> float:
     """About one row and class."""
-    return 1 if questions.stages == "together" else stages + (questions.calibrate == "background")
+    return 1 if questions.stages == "together" else stages + (questions.calibrate in WITH_BACKGROUND)
 
 
 def _rows(questions: QuestionSettings, num_frames: int, fps: float) -> float:
