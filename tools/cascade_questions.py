@@ -141,9 +141,7 @@ def main() -> None:
                     table = over_time(ask, len(one.features), step_s=step_s, settings=way.questions, allowed=allowed)
                     asked += ask.asked
                     traces.append(
-                        trace_class(
-                            plan, table, step_s=step_s, filter_confidence=confidence, config=way.reconstruction
-                        )
+                        trace_class(plan, table, step_s=step_s, filter_confidence=confidence, config=way.reconstruction)
                     )
                 threshold = way.reconstruction.threshold
                 found[video_id] = VideoTrace(video_id, one.duration_s, step_s, tuple(traces), threshold).detections()
