@@ -15,6 +15,8 @@ from psftr.errors import PsftrError
 from psftr.files import nearest_names, write_text
 from psftr.settings import SplitSettings
 
+HELD_OUT = "held-out seen classes"  # the source of a split inside the seen classes
+
 
 @dataclass(frozen=True)
 class ClassSplit:
@@ -142,7 +144,7 @@ def hold_out_classes(split: ClassSplit, *, count: int, seed: int) -> ClassSplit:
     return ClassSplit(
         seen=tuple(name for i, name in enumerate(split.seen) if i not in chosen),
         unseen=tuple(name for i, name in enumerate(split.seen) if i in chosen),
-        source="held-out seen classes",
+        source=HELD_OUT,
         ratio=split.ratio,
         index=split.index,
     )
