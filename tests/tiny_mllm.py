@@ -42,7 +42,7 @@ def tokenizer() -> PreTrainedTokenizerFast:
     )  # fmt: skip
 
 
-def tiny_qwen() -> tuple[Qwen2_5_VLForConditionalGeneration, Qwen2_5_VLProcessor]:
+def tiny_qwen(large_images: bool = False) -> tuple[Qwen2_5_VLForConditionalGeneration, Qwen2_5_VLProcessor]:
     words = tokenizer()
     index = words.convert_tokens_to_ids
     torch.manual_seed(0)
@@ -60,7 +60,7 @@ def tiny_qwen() -> tuple[Qwen2_5_VLForConditionalGeneration, Qwen2_5_VLProcessor
         image_token_id=index("<|image_pad|>"), video_token_id=index("<|video_pad|>"),
         vision_start_token_id=index("<|vision_start|>"), vision_end_token_id=index("<|vision_end|>"),
     )  # fmt: skip
-    size = {"shortest_edge": 28 * 28, "longest_edge": 56 * 56}
+    size = {"shortest_edge": 28 * 28, "longest_edge": 448 * 448 if large_images else 56 * 56}
     processor = Qwen2_5_VLProcessor(
         image_processor=Qwen2VLImageProcessor(size=size), tokenizer=words,
         video_processor=Qwen2VLVideoProcessor(size=size), chat_template=QWEN_TEMPLATE,
@@ -68,12 +68,13 @@ def tiny_qwen() -> tuple[Qwen2_5_VLForConditionalGeneration, Qwen2_5_VLProcessor
     return Qwen2_5_VLForConditionalGeneration(config), processor
 
 
-def tiny_llava() -> tuple[LlavaForConditionalGeneration, LlavaProcessor]:
+def tiny_llava(large_images: bool = False) -> tuple[LlavaForConditionalGeneration, LlavaProcessor]:
     words = tokenizer()
     torch.manual_seed(0)
+    edge = 336 if large_images else 28
     config = LlavaConfig(
         vision_config=CLIPVisionConfig(
-            hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=2, image_size=28,
+            hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=2, image_size=edge,
             patch_size=14, projection_dim=16, initializer_range=0.5,
         ),
         text_config=LlamaConfig(
@@ -85,7 +86,7 @@ def tiny_llava() -> tuple[LlavaForConditionalGeneration, LlavaProcessor]:
         vision_feature_select_strategy="default",
     )  # fmt: skip
     processor = LlavaProcessor(
-        image_processor=CLIPImageProcessor(size={"shortest_edge": 28}, crop_size={"height": 28, "width": 28}),
+        image_processor=CLIPImageProcessor(size={"shortest_edge": edge}, crop_size={"height": edge, "width": edge}),
         tokenizer=words, patch_size=14, vision_feature_select_strategy="default", num_additional_image_tokens=1,
     )  # fmt: skip
     return LlavaForConditionalGeneration(config), processor

@@ -45,8 +45,14 @@ LONG = 400
 
 # Names of settings that mean something else elsewhere: "file:name" or "settings:key", with * -> what they mean there.
 EXEMPT = {
+    "settings:method": "cascade is a verb of its own, with one method",
+    "settings:kind": "tells the classes of backends apart",
+    "settings:name": "names the output folders of each backend",
+    "settings:baseline": "beside CASCADE always, beside a trained run on demand",
+    "settings:redo": "of CASCADE's answers; of a run's predictions",
+    "settings:out": "each verb's own output folder",
+    "settings:figures": "of an evaluation; of CASCADE, where the page comes from `psftr evaluate`",
     "settings:protocol": "of a training; of an evaluation, where null means as trained",
-    "settings:seed": "of a training; of the weights of an untrained encoder",
     "settings:device": "of an evaluation; of an encoder",
     "conf/variant/*": "a row of a paper's table states every column of it",
     "psftr/bench/ops.py:*": "the sizes of one measured call",

@@ -3,27 +3,29 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import fields, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from psftr.cli.cascade_models import Result, locate_videos, mllm_result, reconstruction, stage_file
+from psftr.cli.hydra_app import conf_dir
 from psftr.errors import PsftrError
-from psftr.settings import CommonSettings, from_dict
+from psftr.files import some, write_json
+from psftr.language_models.settings import BACKENDS, ClipSettings
+from psftr.methods.cascade.settings import CascadeSettings, cascade_settings, shipped_stage_file
 
 if TYPE_CHECKING:
+    from psftr.data.annotations import Annotations
     from psftr.data.datasets import Dataset
+    from psftr.data.splits import ClassSplit
     from psftr.evaluation.protocol import Evaluation
-    from psftr.features.text import TextEmbeddings
-    from psftr.methods.cascade.clip_cascade import ClipCascade
-    from psftr.methods.cascade.stages import StagePlan
+    from psftr.methods.cascade.run import Outcome
     from psftr.predictions import Predictions
 
 CONFIG = "cascade"
-SETTINGS = CommonSettings
-Config = Mapping[str, Any]
+SETTINGS = CascadeSettings
+GROUPS = {"backend": BACKENDS}
 HELP = """
 usage: psftr cascade [dataset=NAME split.ratio=75 split.index=0] [backend=clip|qwen|llava|server|replay] [key=value …]
        psftr cascade videos=[FILE,…] labels=[NAME,…] [backend=…] [key=value …]
@@ -35,337 +37,349 @@ examples:
   psftr cascade                                                       the embedded synthetic world, CLIP backend
   psftr cascade dataset=thumos14 split.index=0 backend=clip stages=thumos14
   psftr cascade 'videos=[jump.mp4]' 'labels=[high jump,pole vault]' backend=server backend.base_url=URL dry_run=true
-  psftr cascade dataset=thumos14 videos_dir=videos backend=qwen backend@planner=deepseek backend.budget=20000
+  psftr cascade dataset=thumos14 videos_dir=videos backend=qwen backend@planner=deepseek planner.budget=2000
+  psftr cascade dataset=thumos14 videos_dir=videos preset=paper_llava
 
-main keys:
-  backend=clip          CLIP features and a stage file, no multimodal model; qwen, llava: transformers;
-                        server: OpenAI-compatible (the key comes from the environment variable backend.api_key_env)
-  backend@planner=…     another model for dividing actions into stages
-  stages=FILE|thumos14  stage plans, YAML or JSON, or those that come with psftr; stages_text=FILE their embeddings
-  compat=true           as the released code was observed to do it
-  dry_run=true          print how many questions a run may ask
-  record=FILE           keep all answers for backend=replay backend.file=FILE
-  proposals=FILE        re-score a psftr run's predictions.json by stage evidence (rescore.blend)
-  write_text=FILE       class texts that know their stages, for `psftr train text.embeddings=FILE`
-  baseline=false        leave out the training-free CLIP baseline
-  out=DIR  redo=true  protocol=peer
+Each step may have its own model: backend@filter=, backend@caption=, backend@planner=; one that is not given is that of
+the step before, and `backend` answers the questions about stages. A key of a server comes from the environment variable
+that backend.api_key_env names. A run that was interrupted, or had failures, goes on with the same command. Exit status
+1: some videos could not be read or have failed questions.
 """
 log = logging.getLogger("psftr")
 
 
-def common_settings(config: Config) -> CommonSettings:
-    names = [field.name for field in fields(CommonSettings)]
-    return from_dict(CommonSettings, {name: config[name] for name in names if name in config})
+def check(config: Mapping[str, Any]) -> None:
+    """Refuse wrong settings before anything is read."""
+    cascade_settings(config)
 
 
-def load_dataset(config: Config) -> Dataset:
-    from psftr.data.datasets import open_dataset
-
-    common = common_settings(config)
-    return open_dataset(common.dataset, common.split, data_root=common.data_root)
-
-
-def load_class_text(config: Config, dataset: Dataset, names: Sequence[str]) -> TextEmbeddings:
-    from psftr.features.class_text import class_text
-
-    return class_text(names, store=dataset.store, root=dataset.root, settings=common_settings(config).text)
-
-
-def score(predictions: Predictions, dataset: Dataset, protocol: str, *, exclude: Sequence[str]) -> Evaluation:
-    from psftr.engine.evaluate import score
-
-    return score(predictions, dataset, protocol, exclude=exclude)
-
-
-def baseline_predictions(config: Config, dataset: Dataset) -> Predictions:
-    from psftr.engine.localize import localize_split
-    from psftr.methods import find_method
-
-    method = find_method("clip_baseline")
-    return localize_split(
-        common_settings(config), method, method.settings(), dataset,
-        protocol=config["protocol"], device=config["device"],
-    )  # fmt: skip
-
-
-def run(config: Config) -> float | None:
-    kind = config["backend"]["kind"]
-    if kind not in ("clip", "transformers", "server", "replay"):
-        raise PsftrError(f"backend.kind={kind} is unknown; choose clip, transformers, server or replay")
-    if config["candidates"] not in ("unseen", "all"):
-        raise PsftrError(f"candidates={config['candidates']} is unknown; choose unseen or all")
-    if bool(config["videos"]) != bool(config["labels"]):
-        raise PsftrError("videos=[FILE,…] and labels=[NAME,…] belong together; give both, or a dataset")
-    if len(set(config["labels"])) != len(config["labels"]):
-        raise PsftrError("a label is given twice in labels=[…]")
-    if (config["proposals"] or config["write_text"]) and (kind != "clip" or config["videos"]):
-        raise PsftrError("proposals=FILE and write_text=FILE work on a data set with backend=clip")
-    if config["write_text"]:
-        write_class_text(config)
+def run(config: Mapping[str, Any]) -> float | None:
+    settings = cascade_settings(config)
+    if settings.write_text:
+        write_class_text(settings)
         return None
-    if config["proposals"]:
-        return rescore_proposals(config)
-    if not config["videos"]:
-        return run_on_dataset(config)
-    run_on_videos(config)
-    return None
+    if settings.proposals:
+        return rescore_proposals(settings)
+    if settings.videos:
+        run_on_videos(settings)
+        return None
+    return run_on_clip(settings) if settings.backend.kind == "clip" else run_on_models(settings)
 
 
-def run_on_dataset(config: Config) -> float | None:
-    from psftr.evaluation.per_video import per_video_text, score_per_video
-    from psftr.evaluation.rules import protocol_for
+def run_on_videos(settings: CascadeSettings) -> None:
+    """Own videos, free-text labels."""
+    from psftr.methods.cascade import build
 
-    dataset = load_dataset(config)
-    split, kind = dataset.split, config["backend"]["kind"]
-    folder = Path("outputs") / dataset.name / f"cascade-{kind}-{split.ratio}"  # `psftr evaluate run=` takes it whole
-    out = Path(config["out"] or folder / f"split{split.index}")
-    names = dataset.annotations.classes if config["candidates"] == "all" or config["compat"] else split.unseen
-    ids = dataset.test_videos(config["protocol"], exclude=config["dataset"]["exclude"])
-    if kind == "clip":
-        result = clip_result(config, dataset, names, ids, out)
+    out = Path(settings.out or Path("outputs") / f"cascade-{settings.backend.name}")
+    videos = build.own_videos(settings.videos)
+    found: dict[str, Any]
+    file = stage_file(settings)
+    if settings.backend.kind == "clip":
+        from psftr.api.inputs import open_videos
+        from psftr.features.encoders import make_encoder
+
+        encoder = make_encoder(settings.encoder)
+        inputs = open_videos(
+            list(videos.values()), encoder=encoder, stride=settings.extract.stride, keep=out / "features",
+            on_progress=lambda _: None,
+        )  # fmt: skip
+        cascade = build.open_clip_cascade_for(settings, encoder, file=file)
+        traces = [cascade.trace(inputs.store.read(video_id), settings.labels) for video_id in inputs.ids]
+        found, failures = {t.video_id: t.detections() for t in traces}, dict(inputs.failed)
+        write(
+            out, found, {t.video_id: t.to_dict() for t in traces},
+            config=cascade.config, features=features_of(inputs.store), text=cascade.names.provenance(),
+            threshold=settings.reconstruction.threshold, failures=failures,
+        )  # fmt: skip
     else:
-        found = locate_videos(config, ids)
-        answered = mllm_result(config, names, found, out)
-        if answered is None:
-            return None
-        result = answered
-    facts = dataset.provenance()
-    predictions = write_result(out, result, facts["split"], result.features or facts["features"])
-    exclude = config["dataset"]["exclude"]
-    rule = protocol_for(dataset.name, config["protocol"], exclude=exclude)
-    scored = {"cascade": predictions}
-    if config["baseline"]:
-        scored["clip_baseline"] = baseline_predictions(config, dataset)
-    evaluations = {name: score(p, dataset, config["protocol"], exclude=exclude) for name, p in scored.items()}
-    average = show_evaluations(list(evaluations.values()), split.index, out, figures=config["figures"])
-    own = {name: score_per_video(p, dataset.annotations, split, protocol=rule) for name, p in scored.items()}
-    synthetic = evaluations["cascade"].facts.synthetic
-    log.info("\n%s\n", per_video_text(own, protocol=rule, synthetic=synthetic, ratio=split.ratio))
-    write_json(out / "per_video.json", {name: ap.to_dict() for name, ap in own.items()})
-    log.info("predictions and stages: %s, %s", out / "predictions.json", out / "stages.json")
-    return average
-
-
-def run_on_videos(config: Config) -> None:
-    out = Path(config["out"] or Path("outputs") / f"cascade-{config['backend']['kind']}")
-    paths = [Path(path) for path in config["videos"]]
-    for path in paths:
-        if not path.is_file():
-            raise PsftrError(f"{path}: no such video file; videos=[…] takes files")
-    ids = [path.stem for path in paths]
-    if len(set(ids)) != len(ids):
-        ids = [str(path) for path in paths]
-    names, found = tuple(config["labels"]), dict(zip(ids, paths))
-    if config["backend"]["kind"] == "clip":
-        result = clip_on_videos(config, names, found)
-    else:
-        answered = mllm_result(config, names, found, out)
-        if answered is None:
+        outcome = ask_models(settings, settings.labels, videos, out)
+        if outcome is None:
             return
-        result = answered
-    write_result(out, result, None, result.features or {"encoder": "none: frames of the videos", "synthetic": False})
-    for video_id, detections in result.detections.items():
+        found = {video_id: looked.detections for video_id, looked in outcome.finished.items()}
+        failures = outcome.failures
+    for video_id, detections in found.items():
         log.info("%s", video_id)
         for d in detections:
             log.info("  %8.2f %8.2f  %.3f  %s", d.start_s, d.end_s, d.score, d.label)
         if not detections:
             log.info("  nothing found")
     log.info("predictions and stages: %s, %s", out / "predictions.json", out / "stages.json")
+    end_with(failures)
 
 
-# --- CLIP ------------------------------------------------------------------------------------------------------------
+def run_on_clip(settings: CascadeSettings) -> float:
+    """A data set's feature store, class names and a stage file."""
+    from psftr.data.datasets import open_dataset
+    from psftr.engine.evaluate import score
+    from psftr.methods.cascade import build
+
+    dataset = open_dataset(settings.dataset, settings.split, data_root=settings.data_root)
+    out = output_folder(settings, dataset.name, dataset.split)
+    names = candidates(settings, dataset.annotations, dataset.split)
+    cascade = build.open_clip_cascade(settings, dataset.store, dataset.root, names, file=stage_file(settings), out=out)
+    ids = dataset.test_videos(settings.protocol, exclude=settings.dataset.exclude)
+    traces = [cascade.trace(dataset.store.read(video_id), names) for video_id in ids]
+    predictions = write(
+        out, {t.video_id: t.detections() for t in traces}, {t.video_id: t.to_dict() for t in traces},
+        config=cascade.config, text={**cascade.names.provenance(), "stages": cascade.sentences.prompt},
+        threshold=settings.reconstruction.threshold, **dataset.provenance(),
+    )  # fmt: skip
+    own = score(predictions, dataset, settings.protocol, exclude=settings.dataset.exclude)
+    return show_scores(settings, out, own, predictions, dataset.annotations, dataset)
 
 
-def clip_result(config: Config, dataset: Dataset, names: Sequence[str], ids: Iterable[str], out: Path) -> Result:
-    """CLIP features of a store, class names and a stage file."""
-    store = dataset.store
-    plans, sentences = stage_texts(config, store.encoder, store.synthetic, names, out)
-    cascade = clip_cascade(config, plans, load_class_text(config, dataset, tuple(names)), sentences)
-    traces = [cascade.trace(store.read(video_id), names) for video_id in ids]
-    return clip_traces(cascade, traces)
+def run_on_models(settings: CascadeSettings) -> float | None:
+    """The videos of a data set. CLIP features are used where they are there, and not needed."""
+    from psftr.data.datasets import Dataset, features_path, open_annotations, open_dataset
+    from psftr.engine.evaluate import score
+    from psftr.methods.cascade import build
+
+    spec, root, annotations, split = open_annotations(settings.dataset, settings.split, data_root=settings.data_root)
+    files: Any = build.VideoFiles(str(settings.videos_dir), f"frames of the videos, by {settings.backend.name}")
+    dataset = Dataset(spec=spec, root=root, annotations=annotations, store=files, split=split)
+    ids = dataset.test_videos(settings.protocol, exclude=settings.dataset.exclude)
+    videos = build.locate_videos(settings.videos_dir, ids, backend=settings.backend.name)
+    has_features = features_path(settings.dataset, root).exists()
+    features = open_dataset(settings.dataset, settings.split, data_root=settings.data_root) if has_features else None
+    out = output_folder(settings, spec.name, split)
+    outcome = ask_models(settings, candidates(settings, annotations, split), videos, out, features, dataset)
+    if outcome is None:
+        return None
+    average = None
+    if outcome.finished:
+        own = score(outcome.predictions, dataset, settings.protocol, exclude=settings.dataset.exclude)
+        missing = len(ids) - len(outcome.finished)
+        average = show_scores(settings, out, own, outcome.predictions, annotations, features, missing, len(ids))
+    end_with(outcome.failures)
+    return average
 
 
-def write_class_text(config: Config) -> None:
+def ask_models(
+    settings: CascadeSettings,
+    names: Sequence[str],
+    videos: Mapping[str, Path],
+    out: Path,
+    features: Dataset | None = None,
+    dataset: Dataset | None = None,
+) -> Outcome | None:
+    """Look at every video not finished yet and write what was found. None after a dry run."""
+    from psftr.features.class_text import class_text
+    from psftr.methods.cascade import build
+    from psftr.methods.cascade.dry_run import estimate
+    from psftr.methods.cascade.journal import Journal
+    from psftr.methods.cascade.mllm_cascade import prompts_digest
+    from psftr.methods.cascade.prefilter import Hints
+    from psftr.methods.cascade.run import Outcome, look_at_videos, record
+    from psftr.methods.cascade.stages import read_stage_file
+
+    file = stage_file(settings)
+    plans = read_stage_file(file) if file else {}
+    hints, asked = None, settings.questions
+    if features is not None and (asked.filter == "clip" or asked.max_classes or asked.frames_share < 1):
+        text = class_text(names, store=features.store, root=features.root, settings=settings.text)
+        hints = Hints(store=features.store, names=text, min_presence=ClipSettings().min_presence)
+        absent = [video_id for video_id in videos if video_id not in features.store]
+        if absent:
+            raise PsftrError(f"{features.store.path} has no features of {some(absent)}, which questions.… asks for")
+    cascade = build.open_cascade(settings, plans, names, hints=hints)
+    facts = build.facts_of(settings, cascade)
+    used = {name: [plan.descriptions, plan.is_key, plan.background] for name, plan in plans.items() if name in names}
+    run_facts = {**facts, "prompts": prompts_digest(), "classes": list(names), "plans": used}
+    journal = Journal(out / "finished", run_facts)
+    if settings.dry_run:
+        log.info("dry run: %s", estimate(cascade, videos, names, journal))
+        return None
+    if settings.redo:
+        journal.clear()
+    outcome = Outcome()
+    is_over = False
+    try:
+        look_at_videos(cascade, videos, names, journal=journal, workers=settings.num_workers, outcome=outcome)
+        is_over = True
+    finally:
+        sources = {"encoder": "frames of the videos", "synthetic": False}
+        outcome.predictions = write(
+            out,
+            {video_id: looked.detections for video_id, looked in outcome.finished.items()},
+            {video_id: looked.trace for video_id, looked in outcome.finished.items()},
+            config=facts, threshold=settings.reconstruction.threshold,
+            counts={s.model.identity: s.counts.to_dict() | s.model.usage.to_dict() for s in cascade.steps.sessions},
+            failures={**outcome.failures, **never_reached(videos, outcome)}, is_over=is_over,
+            **(dataset.provenance() if dataset else {"features": sources}),
+        )  # fmt: skip
+    if settings.record:
+        kept = record(Path(settings.record), cascade.steps, outcome.finished)
+        log.info("answers recorded: %s holds %d", settings.record, kept)
+    for session in cascade.steps.sessions:
+        session.cache.close()
+    return outcome
+
+
+def never_reached(videos: Mapping[str, Path], outcome: Outcome) -> dict[str, str]:
+    reached = {**outcome.looked, **outcome.unreadable}
+    return {video_id: "the run ended before it was finished" for video_id in videos if video_id not in reached}
+
+
+def write_class_text(settings: CascadeSettings) -> None:
     """Name and stages of every class as one embedding each."""
+    from psftr.data.datasets import open_dataset
+    from psftr.features.class_text import class_text
+    from psftr.methods.cascade.build import stage_texts
     from psftr.methods.cascade.reuse import class_text_with_stages
 
-    dataset, file = load_dataset(config), Path(config["write_text"])
-    classes = dataset.annotations.classes
-    plans, sentences = stage_texts(config, dataset.store.encoder, dataset.store.synthetic, classes, file.parent)
-    names = load_class_text(config, dataset, classes)
+    dataset = open_dataset(settings.dataset, settings.split, data_root=settings.data_root)
+    file, classes = Path(str(settings.write_text)), dataset.annotations.classes
+    plans, sentences = stage_texts(settings, dataset.store, classes, file=stage_file(settings), out=file.parent)
+    names = class_text(classes, store=dataset.store, root=dataset.root, settings=settings.text)
     names = replace(names, names=classes, embeddings=names.select(classes))
-    class_text_with_stages(names, plans, sentences, name_weight=config["name_weight"]).save(file)
+    class_text_with_stages(names, plans, sentences, name_weight=settings.name_weight).save(file)
     log.info("class texts with stages: %s; use them with text.embeddings=%s", file, file)
 
 
-def rescore_proposals(config: Config) -> float:
+def rescore_proposals(settings: CascadeSettings) -> float:
     """Another method's detections with scores that take stage evidence into account, both in one table."""
+    from psftr.data.datasets import open_dataset
+    from psftr.engine.evaluate import score
+    from psftr.methods.cascade.build import open_clip_cascade
     from psftr.methods.cascade.reuse import rescore
     from psftr.predictions import Predictions, read_predictions, write_predictions
 
-    dataset = load_dataset(config)
+    dataset = open_dataset(settings.dataset, settings.split, data_root=settings.data_root)
     split, store = dataset.split, dataset.store
-    given = read_predictions(config["proposals"])
+    given = read_predictions(str(settings.proposals))
     made = given.provenance
     if made is None or made.features.get("identity") != store.identity:
-        raise PsftrError(f"{config['proposals']} was not made by psftr from the features at hand; give that run's own")
-    out = Path(
-        config["out"] or Path("outputs") / dataset.name / f"{made.method}+cascade-{split.ratio}-split{split.index}"
-    )
-    out.mkdir(parents=True, exist_ok=True)
-    plans, sentences = stage_texts(config, store.encoder, store.synthetic, split.unseen, out)
-    cascade = clip_cascade(config, plans, load_class_text(config, dataset, split.unseen), sentences)
-    blend = config["rescore"]["blend"]
+        raise PsftrError(f"{settings.proposals} was not made by psftr from the features given; give that run's own")
+    folder = Path("outputs") / dataset.name / f"{made.method}+cascade-{split.ratio}-split{split.index}"
+    out = Path(settings.out or folder)
+    cascade = open_clip_cascade(settings, store, dataset.root, split.unseen, file=stage_file(settings), out=out)
     detections = {}
     for video_id, found in given.detections.items():
         features = store.read(video_id)
-        evidence = partial(cascade.evidence, features)
-        detections[video_id] = rescore(found, evidence, step_s=features.timeline.seconds(1.0), blend=blend)
-    settings = {**made.config, "rescore": {"blend": blend, **cascade.config.to_dict()}}
-    facts = replace(made, method=f"{made.method}+cascade", config=settings)
-    predictions = Predictions(detections, facts)
+        detections[video_id] = rescore(
+            found,
+            partial(cascade.evidence, features),
+            step_s=features.timeline.seconds(1.0),
+            blend=settings.rescore.blend,
+        )
+    config = {**made.config, "rescore": {"blend": settings.rescore.blend, **cascade.config}}
+    predictions = Predictions(detections, replace(made, method=f"{made.method}+cascade", config=config))
     write_predictions(out / "predictions.json", predictions)
-    exclude = config["dataset"]["exclude"]
-    pair = [score(p, dataset, config["protocol"], exclude=exclude) for p in (predictions, given)]
-    return show_evaluations(pair, split.index, out, figures=config["figures"])
+    pair = [score(p, dataset, settings.protocol, exclude=settings.dataset.exclude) for p in (predictions, given)]
+    return show_evaluations(pair, split.index, out, figures=settings.figures)
 
 
-def clip_cascade(
-    config: Config, plans: Mapping[str, StagePlan], names: TextEmbeddings, sentences: TextEmbeddings
-) -> ClipCascade:
-    from psftr.methods.cascade.clip_cascade import ClipCascade, ClipCascadeConfig
-
-    settings = {key: value for key, value in config["backend"].items() if key != "kind"}
-    clip_config = ClipCascadeConfig(**settings, reconstruction=reconstruction(config))
-    return ClipCascade(plans=plans, names=names, sentences=sentences, config=clip_config)
+# --- parts of several of these ---------------------------------------------------------------------------------------
 
 
-def clip_traces(cascade: ClipCascade, traces: Sequence[Any], features: Mapping[str, Any] | None = None) -> Result:
-    return Result(
-        detections={trace.video_id: trace.detections() for trace in traces},
-        traces={trace.video_id: trace.to_dict() for trace in traces},
-        config={"backend": "clip", **cascade.config.to_dict()},
-        threshold=cascade.config.reconstruction.threshold,
-        text={**cascade.names.provenance(), "stages": cascade.sentences.prompt},
-        features=features,
-    )
+def stage_file(settings: CascadeSettings) -> Path | None:
+    return shipped_stage_file(settings.stages, conf_dir() / "plans")
 
 
-def stage_texts(
-    config: Config, encoder: str, synthetic: bool, names: Sequence[str], out: Path
-) -> tuple[dict[str, StagePlan], TextEmbeddings]:
-    """Plans and the embeddings of their sentences, in the space of `encoder`; synthetic ones are written to `out`."""
-    from psftr.features.text import TextEmbeddings, load_text
-    from psftr.methods.cascade.stages import check_stage_text, read_stage_file, stage_sentences, write_stage_file
-    from psftr.methods.cascade.synthetic_stages import embed_synthetic, synthetic_plans
-
-    file = stage_file(config)
-    if file:
-        plans = read_stage_file(file)
-    elif synthetic:
-        plans = synthetic_plans(names)
-        log.info("stage plans of the synthetic classes: %s", write_stage_file(out / "stages.yaml", plans))
-    else:
-        raise PsftrError("backend=clip needs stages=FILE, a stage file with a plan for every class (docs/cascade.md)")
-    wanted = stage_sentences(plans, names)
-    if config["stages_text"]:
-        text = load_text(config["stages_text"])
-        check_stage_text(text, plans, names)
-    elif synthetic:
-        text = embed_synthetic(plans, names, encoder=encoder)
-    else:
-        from psftr.features.class_text import text_encoder
-
-        model = text_encoder(encoder, weights=config["text"]["weights"])
-        text = TextEmbeddings(wanted, model.encode(wanted), model.identity, prompt="stages")
-    if not config["stages_text"]:
-        text.save(out / "stages.h5")
-    return plans, text
+def candidates(settings: CascadeSettings, annotations: Annotations, split: ClassSplit) -> tuple[str, ...]:
+    return tuple(annotations.classes if settings.candidates == "all" or settings.compat else split.unseen)
 
 
-def clip_on_videos(config: Config, names: Sequence[str], found: Mapping[str, Path]) -> Result:
-    """Own videos: frames encoded here, every label a plan of the stage file or of one stage."""
-    from psftr.features.clip import ClipEncoder
-    from psftr.features.text import TextEmbeddings, embed_names
-    from psftr.methods.cascade.stages import one_stage_plan, read_stage_file, stage_sentences
-
-    settings = config["encoder"]
-    from psftr.features.encoders import pick_device
-
-    encoder = ClipEncoder(
-        settings["model"], settings["pretrained"], device=pick_device(config["device"]), precision="fp32"
-    )
-    file = stage_file(config)
-    plans = read_stage_file(file) if file else {}
-    plans |= {name: one_stage_plan(name) for name in names if name not in plans}
-    sentences = stage_sentences(plans, names)
-    cascade = clip_cascade(
-        config,
-        plans,
-        embed_names(names, encoder=encoder, template=config["text"]["prompt"]),
-        TextEmbeddings(sentences, encoder.encode(sentences), encoder.identity, prompt="stages"),
-    )
-    features = {"encoder": encoder.identity, "dim": encoder.dim, "synthetic": False}
-    traces = []
-    for number, (video_id, path) in enumerate(found.items(), 1):
-        log.info("video %d of %d: encoding frames", number, len(found))
-        traces.append(cascade.trace(encode_video(encoder, path, video_id, fps=settings["fps"]), names))
-    return clip_traces(cascade, traces, features)
+def output_folder(settings: CascadeSettings, dataset: str, split: ClassSplit) -> Path:
+    """`psftr evaluate run=` takes the folder of a split, or the one above it whole."""
+    folder = Path("outputs") / dataset / f"cascade-{settings.backend.name}-{split.ratio}"
+    return Path(settings.out or folder / f"split{split.index}")
 
 
-def encode_video(encoder: Any, path: Path, video_id: str, *, fps: float) -> Any:
-    """CLIP features of a video, at least `fps` of them a second."""
-    import numpy as np
-    import torch
-
-    from psftr.features.store import VideoFeatures
-    from psftr.features.video import probe_video, sample_video
-    from psftr.methods.cascade.frames import frame_stride
-
-    shrunk: list[Any] = []
-    probe = probe_video(path)
-    stride = frame_stride(probe, fps=fps, max_frames=None)
-    summary = sample_video(
-        probe, stride=stride, emit=lambda frame: shrunk.append(encoder.preprocessing.shrink(frame.rgb))
-    )
-    rows = [
-        encoder.encode_frames(torch.from_numpy(np.stack(shrunk[i : i + 32]))).cpu().numpy()
-        for i in range(0, len(shrunk), 32)
-    ]
-    return VideoFeatures(
-        video_id=video_id,
-        features=np.concatenate(rows),
-        stride=stride,
-        fps=summary.fps,
-        num_frames=summary.num_frames,
-        duration_s=summary.duration_s,
-    )
+def features_of(store: Any) -> dict[str, Any]:
+    return {"encoder": store.encoder, "dim": store.dim, "identity": store.identity, "synthetic": store.synthetic}
 
 
-# --- results ---------------------------------------------------------------------------------------------------------
-
-
-def write_result(
-    out: Path, result: Result, split: Mapping[str, Any] | None, features: Mapping[str, Any]
+def write(
+    out: Path,
+    detections: Mapping[str, Any],
+    traces: Mapping[str, Mapping[str, Any]],
+    *,
+    config: Mapping[str, Any],
+    threshold: float,
+    features: Mapping[str, Any],
+    split: Mapping[str, Any] | None = None,
+    text: Mapping[str, Any] | None = None,
+    counts: Mapping[str, Any] | None = None,
+    failures: Mapping[str, str] | None = None,
+    is_over: bool = True,
 ) -> Predictions:
+    """predictions.json and stages.json in `out`; of a run that ended early only the latter, which says why."""
     from psftr.methods.cascade.trace import write_stages
     from psftr.predictions import CHECKPOINT_NONE, Predictions, Provenance, write_predictions
 
     provenance = Provenance(
-        method="cascade",
-        checkpoint_rule=CHECKPOINT_NONE,
-        config=result.config,
-        split=split,
-        features=features,
-        text=result.text,
+        method="cascade", checkpoint_rule=CHECKPOINT_NONE, config=config, split=split, features=features, text=text
     )
-    predictions = Predictions(result.detections, provenance)
-    write_predictions(out / "predictions.json", predictions)
-    write_stages(out / "stages.json", result.traces, threshold=result.threshold, counts=result.counts)
+    predictions = Predictions(detections, provenance)
+    if is_over:
+        write_predictions(out / "predictions.json", predictions)
+    write_stages(out / "stages.json", traces, threshold=threshold, counts=counts, failures=failures)
     return predictions
 
 
-def show_evaluations(evaluations: Sequence[Any], index: int, out: Path, *, figures: bool) -> float:
+def end_with(failures: Mapping[str, str]) -> None:
+    """Name the videos that are not finished; exit status 1 if there are any."""
+    if not failures:
+        return
+    log.warning("NOT FINISHED: %d videos; the same command asks again what failed", len(failures))
+    for video_id, why in list(failures.items())[:10]:
+        log.warning("  %s: %s", video_id, why)
+    raise SystemExit(1)
+
+
+def show_scores(
+    settings: CascadeSettings,
+    out: Path,
+    own: Evaluation,
+    predictions: Predictions,
+    annotations: Annotations,
+    dataset: Dataset | None,
+    missing: int = 0,
+    of: int = 0,
+) -> float:
+    """CASCADE and the baseline by the standard protocol, and by the paper's own way of scoring."""
+    from psftr.engine.evaluate import score
+    from psftr.evaluation.per_video import per_video_text, score_per_video
+    from psftr.evaluation.rules import protocol_for
+    from psftr.methods import find_method
+
+    split = own.split
+    assert split is not None
+    exclude = settings.dataset.exclude
+    rule = protocol_for(settings.dataset.name, settings.protocol, exclude=exclude)
+    scored, evaluations = {"cascade": predictions}, [own]
+    is_synthetic = own.facts.synthetic
+    if settings.baseline and dataset is not None:
+        from psftr.engine.localize import localize_split
+
+        method = find_method("clip_baseline")
+        found = localize_split(
+            settings, method, method.settings(), dataset, protocol=settings.protocol, device=settings.device
+        )
+        evaluations.append(score(found, dataset, settings.protocol, exclude=exclude))
+        scored["clip_baseline"] = found
+        if dataset.store.synthetic and not is_synthetic:
+            log.info("SYNTHETIC FEATURES: the baseline's are made by psftr, CASCADE looked at videos; no fair pair")
+            scored["clip_baseline (SYNTHETIC features)"] = scored.pop("clip_baseline")
+            is_synthetic = True
+    elif settings.baseline:
+        log.info(
+            "no CLIP features given, so no baseline: extract them with `psftr extract`, or set dataset.features=FILE"
+        )
+    average = show_evaluations(evaluations, split.index, out, figures=settings.figures)
+    per_video = {name: score_per_video(p, annotations, split, protocol=rule) for name, p in scored.items()}
+    log.info("\n%s", per_video_text(per_video, protocol=rule, synthetic=is_synthetic, ratio=split.ratio))
+    if missing:
+        log.info(
+            "INCOMPLETE: %d of %d test videos are missing from cascade's rows and count as nothing found", missing, of
+        )
+    write_json(out / "per_video.json", {name: ap.to_dict() for name, ap in per_video.items()})
+    log.info("\npredictions and stages: %s, %s", out / "predictions.json", out / "stages.json")
+    return average
+
+
+def show_evaluations(evaluations: Sequence[Evaluation], index: int, out: Path, *, figures: bool) -> float:
     """CASCADE and the baseline in one table, by the standard protocol."""
     from psftr.cli.present import show
     from psftr.evaluation.aggregate import aggregate
@@ -373,9 +387,3 @@ def show_evaluations(evaluations: Sequence[Any], index: int, out: Path, *, figur
     report, *others = (aggregate([one], expected=[index]) for one in evaluations)
     show(report, others[0] if others else None, out, figures=figures)
     return report.average.mean
-
-
-def write_json(path: Path, value: Any) -> None:
-    from psftr.files import write_json as write
-
-    write(path, value)

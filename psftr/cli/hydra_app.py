@@ -1,8 +1,9 @@
 """Hydra at the door: composes the configuration, names mistyped keys before any work, keeps errors to one line.
 
 A Hydra verb is a module with CONFIG (its file in conf/), SETTINGS (its class), HELP, `run(config)`, which takes
-plain values, and, where the verb knows more, `check(config)`, which refuses values before any folder is made. Nothing
-below this package sees a DictConfig.
+plain values, and, where the verb knows more, `check(config)`, which refuses values before any folder is made.
+GROUPS, {group: {name: class}}, are config groups whose options are settings classes: `settings_NAME`, on which files in
+conf/ build. Nothing below this package sees a DictConfig.
 """
 
 from __future__ import annotations
@@ -79,8 +80,11 @@ def help_text(module: ModuleType, arguments: Sequence[str]) -> str:
     chosen = [text.partition("=")[2] for text in arguments if text.startswith("method=")]
     kinds = [module.SETTINGS]
     if any(field.name == "method" for field in dataclasses.fields(module.SETTINGS)):
-        kinds.append(find_method((chosen or [module.SETTINGS().method])[0]).settings)
+        name = (chosen or [module.SETTINGS().method])[0]
+        kinds += [find_method(name).settings] if name in method_names() or chosen else []
     rows = [row for kind in kinds for row in describe(kind)]
+    for group, options in getattr(module, "GROUPS", {}).items():
+        rows += [row for kind in options.values() for row in describe(kind, f"{group}.")]
     first = min(34, max(len(f"{row.key}={row.default}") for row in rows))
     lines = [f"  {f'{row.key}={row.default}'.ljust(first)}  {row.help} [{row.values}]" for row in rows]
     return (
@@ -98,6 +102,9 @@ def register_settings(module: ModuleType) -> None:
 
     store = ConfigStore.instance()
     store.store(group="settings", name=module.CONFIG, node=structured(module.SETTINGS), package="_global_")
+    for group, kinds in getattr(module, "GROUPS", {}).items():
+        for name, kind in kinds.items():
+            store.store(group=group, name=f"settings_{name}", node=structured(kind))
     for name in method_names():
         node = structured(find_method(name).settings)
         node["method"] = name
@@ -202,7 +209,7 @@ def check_overrides(module: ModuleType, overrides: Sequence[str]) -> None:
                             f"{key} is one of: {', '.join(groups[key])}"
                         )
                 if values[0] is not None:
-                    choices.append(f"{key}={values[0]}")
+                    choices.append(f"{override.get_key_element()}={values[0]}")
         config = compose(module.CONFIG, overrides=choices)
         known = list(flatten(OmegaConf.to_container(config, resolve=False)))
         own = [o for o in parsed if o.key_or_group.split("/")[0].split(".")[0] != "hydra"]

@@ -193,26 +193,36 @@ def open_dataset(settings: DatasetSettings, split: SplitSettings, *, data_root: 
     # here, not above: evaluation reads specs without paying for h5py and torch
     from psftr.features.store import FeatureStore
 
+    spec, root, annotations, classes = open_annotations(settings, split, data_root=data_root)
+    path = features_path(settings, root)
+    if not path.exists():
+        raise PsftrError(
+            f"no features at {path}: extract them with `psftr extract VIDEOS… --out FILE`, or import them with "
+            "`psftr prepare`, or set dataset.features=FILE"
+        )
+    return Dataset(spec=spec, root=root, annotations=annotations, store=FeatureStore(path), split=classes)
+
+
+def open_annotations(
+    settings: DatasetSettings, split: SplitSettings, *, data_root: str | Path
+) -> tuple[DatasetSpec, Path, Annotations, ClassSplit]:
+    """A data set without its features: (spec as asked for, root, annotations, class split). Raises PsftrError."""
     spec = dataset_spec(settings.name)
     asked = {name: getattr(settings, name) for name in ("train_subset", "test_subset", "ignore_labels")}
     spec = replace(spec, **{name: value for name, value in asked.items() if value is not None})
     root = Path(settings.root) if settings.root else Path(data_root) / spec.name
-    annotations_path = Path(settings.annotations or root / "annotations.json")
-    features_path = Path(settings.features or root / "features.h5")
     if spec.is_synthetic and (settings.annotations is None or settings.features is None):
         from psftr.data.synthetic import ensure_world
 
         ensure_world(root)
-    for key, path, remedy in (
-        ("annotations", annotations_path, f"run `psftr prepare {spec.name}`"),
-        (
-            "features",
-            features_path,
-            "extract them with `psftr extract VIDEOS… --out FILE`, or import them with `psftr prepare`",
-        ),
-    ):
-        if not path.exists():
-            raise PsftrError(f"no {key} at {path}: {remedy}, or set dataset.{key}=FILE")
-    annotations = read_annotations(annotations_path, ignore_labels=spec.ignore_labels)
+    path = Path(settings.annotations or root / "annotations.json")
+    if not path.exists():
+        raise PsftrError(f"no annotations at {path}: run `psftr prepare {spec.name}`, or set dataset.annotations=FILE")
+    annotations = read_annotations(path, ignore_labels=spec.ignore_labels)
     classes = open_split(split, splits_dir=settings.splits or root / "splits", classes=annotations.classes)
-    return Dataset(spec=spec, root=root, annotations=annotations, store=FeatureStore(features_path), split=classes)
+    return spec, root, annotations, classes
+
+
+def features_path(settings: DatasetSettings, root: Path) -> Path:
+    """Where the features of a data set are, or would be."""
+    return Path(settings.features or root / "features.h5")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -78,6 +78,7 @@ def write_report_page(
     sources: Mapping[str, str | os.PathLike[str]] | None = None,
     durations_s: Mapping[str, float] | None = None,
     stages: Mapping[str, StageTrace] | None = None,
+    further_tables: Sequence[tables.Table] = (),
     title: str = "psftr report",
 ) -> Path:
     """Write the page for predictions by name; returns its path.
@@ -86,8 +87,8 @@ def write_report_page(
     evaluations: of the files, where they are at hand; else `score_files` makes them, by `protocol` and `splits`.
     expected_splits: default all ten where several published splits are given. videos_dir: where to look for video
     files, default the page's own folder; sources: known files, by video id. stages: by the name of their file, how its
-    detections came about. Raises PsftrError where files, splits and annotations do not belong together, or must not be
-    averaged.
+    detections came about. further_tables: after the results. Raises PsftrError where files, splits and
+    annotations do not belong together, or must not be averaged.
     """
     if not files:
         raise PsftrError("no predictions for the report; give at least one file")
@@ -127,6 +128,7 @@ def write_report_page(
             banners=_banners(files.values(), evaluations.values()),
             results=list(by_rules.values()),
             files=[_file(titles[name], file, evaluations.get(name), durations) for name, file in files.items()],
+            further=further_tables,
             has_stages=has_stages,
             style=_parts("css", has_stages),
             script=_parts("js", has_stages),

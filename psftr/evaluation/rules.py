@@ -88,5 +88,5 @@ def protocol_of(
     name = PEER if provenance and provenance.checkpoint_rule == CHECKPOINT_PEER else CLEAN
     if dataset is not None or stated in DATASETS:
         return protocol_for(str(stated), name)
-    tious = tuple(tious or CUSTOM_TIOUS)
+    tious = tuple(CUSTOM_TIOUS if tious is None else tious)
     return Protocol(dataset=stated or CUSTOM, test_subset=subset or "test", tious=tious, printed_tious=tious, name=name)

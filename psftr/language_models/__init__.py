@@ -1,32 +1,41 @@
-"""Questions to multimodal models: generate and yes/no, over local weights, servers and recordings; cached, budgeted."""
+"""Questions to multimodal models: words and choices, over local weights, servers and recordings; cached, budgeted."""
 
 from psftr.language_models.cache import AnswerCache
 from psftr.language_models.protocol import (
     MLLM,
+    YES_NO,
     AnswerError,
     Budget,
     BudgetExhausted,
+    Frame,
     Frames,
     MllmError,
     Schema,
-    is_no,
-    is_yes,
+    Stopped,
+    Usage,
 )
-from psftr.language_models.replay import ReplayMLLM
-from psftr.language_models.session import Counts, Session
+from psftr.language_models.replay import Recording, ReplayMLLM, add_to_recording, read_recording
+from psftr.language_models.session import NO_ANSWER, Counts, GivenUp, Session
 
 __all__ = [
     "MLLM",
+    "NO_ANSWER",
+    "YES_NO",
     "AnswerCache",
     "AnswerError",
     "Budget",
     "BudgetExhausted",
     "Counts",
+    "Frame",
     "Frames",
+    "GivenUp",
     "MllmError",
+    "Recording",
     "ReplayMLLM",
     "Schema",
     "Session",
-    "is_no",
-    "is_yes",
+    "Stopped",
+    "Usage",
+    "add_to_recording",
+    "read_recording",
 ]

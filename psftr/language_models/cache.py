@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from psftr.errors import PsftrError
 from psftr.language_models.protocol import Frames, Schema
 
-_FORMAT = 1  # raise it when the meaning of a kept answer changes
+_FORMAT = 2  # raise it when the meaning of a kept answer changes
 
 
 def question_key(
@@ -23,18 +24,19 @@ def question_key(
     prompt: str,
     frames: Frames,
     *,
+    options: Sequence[str] = (),
     schema: Schema | None = None,
     temperature: float = 0.0,
-    max_tokens: int = 1,
+    answer_tokens: int = 1,
 ) -> str:
-    """The key of a question; `kind` is "generate" or "yes_no"."""
-    content = [_FORMAT, kind, identity, prompt, schema and [schema.name, schema.json], temperature, max_tokens]
-    text = json.dumps([*content, list(frames.digests)], sort_keys=True)
+    """The key of a question; `kind` is "generate" or "choose", `options` are the words to choose from."""
+    content = [_FORMAT, kind, identity, prompt, list(options), schema and [schema.name, schema.json]]
+    text = json.dumps([*content, temperature, answer_tokens, list(frames.digests)], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
 
 
 class AnswerCache:
-    """Key -> answer (text or number), in `folder` or, without one, in memory. Threads and processes may share it."""
+    """Key -> answer (text, shares or null), in `folder` or, without one, in memory. Threads and processes share it."""
 
     def __init__(self, folder: Path | str | None = None) -> None:
         self._memory: dict[str, Any] | None = {} if folder is None else None

@@ -7,48 +7,113 @@ model: no file name, no path (they tend to contain the label), no key.
 from __future__ import annotations
 
 import hashlib
+import io
+import math
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from functools import cached_property
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from psftr.errors import PsftrError
 
-Keep = Callable[[int, int, float], None]
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+YES_NO = ("Yes", "No")
+NARROWEST_PX = 32  # image processors refuse slivers; a narrower frame gets black edges
+JPEG_QUALITY = 92
+
+Keep = Callable[[int, int, "tuple[float, ...] | None"], None]
+Fail = Callable[[int, int, "MllmError"], None]
 
 
 class MllmError(PsftrError):
     """A question that got no answer, after all attempts. The message never holds the question or a key."""
 
 
-class BudgetExhausted(PsftrError):
-    """The next question would exceed the request budget."""
-
-
 class AnswerError(PsftrError):
     """An answer that is not what was asked for; the message says why, for the repair request."""
 
 
+class Stopped(PsftrError):
+    """The run was stopped while a question waited for its answer."""
+
+    def __init__(self) -> None:
+        super().__init__("the run was stopped")
+
+
+class BudgetExhausted(PsftrError):
+    """The next question would exceed the request budget."""
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Frame:
+    """One picture as models get it: JPEG, shown at `time_s`. digest: of the pixels before JPEG and of the time.
+
+    A frame is kept as JPEG because a video of half an hour, decoded, takes more than a gigabyte.
+    """
+
+    jpeg: bytes
+    time_s: float
+    digest: str
+
+    @classmethod
+    def of(cls, rgb: NDArray[np.uint8], time_s: float, *, size: int) -> Frame:
+        """`rgb [H, W, 3]`, reduced to `size` pixels on the longer side and given black edges if it is a sliver."""
+        from PIL import Image
+
+        image = Image.fromarray(rgb)
+        image.thumbnail((size, size))
+        if min(image.size) < NARROWEST_PX:
+            wide = Image.new("RGB", (max(image.width, NARROWEST_PX), max(image.height, NARROWEST_PX)))
+            wide.paste(image, ((wide.width - image.width) // 2, (wide.height - image.height) // 2))
+            image = wide
+        pixels = np.asarray(image)
+        digest = hashlib.sha256(f"{pixels.shape}@{time_s:.3f}".encode() + pixels.tobytes()).hexdigest()
+        return cls(_jpeg(image), time_s, digest)
+
+    def image(self) -> Image:
+        from PIL import Image
+
+        return Image.open(io.BytesIO(self.jpeg)).convert("RGB")
+
+    def jpeg_of(self, size: int) -> bytes:
+        """The picture with at most `size` pixels on the longer side."""
+        image = self.image()
+        if max(image.size) <= size:
+            return self.jpeg
+        image.thumbnail((size, size))
+        return _jpeg(image)
+
+
+def _jpeg(image: Image) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, format="JPEG", quality=JPEG_QUALITY)
+    return buffer.getvalue()
+
+
 @dataclass(frozen=True, eq=False)
 class Frames:
-    """Frames of one video in order of time: each `rgb [H, W, 3]` uint8, shown at `times_s`."""
+    """Frames of one video in order of time."""
 
-    rgb: tuple[NDArray[np.uint8], ...] = ()
-    times_s: tuple[float, ...] = ()
+    frames: tuple[Frame, ...] = ()
 
-    def __post_init__(self) -> None:
-        if len(self.rgb) != len(self.times_s):
-            raise PsftrError(f"{len(self.rgb)} frames with {len(self.times_s)} timestamps; one each is needed")
+    @classmethod
+    def of(cls, rgb: Sequence[NDArray[np.uint8]], times_s: Sequence[float], *, size: int) -> Frames:
+        """Pictures `[H, W, 3]` uint8 and the times they are shown at."""
+        if len(rgb) != len(times_s):
+            raise PsftrError(f"{len(rgb)} frames with {len(times_s)} timestamps; one each is needed")
+        return cls(tuple(Frame.of(picture, time_s, size=size) for picture, time_s in zip(rgb, times_s)))
 
     def __len__(self) -> int:
-        return len(self.rgb)
+        return len(self.frames)
 
     def take(self, rows: Sequence[int]) -> Frames:
-        return Frames(tuple(self.rgb[i] for i in rows), tuple(self.times_s[i] for i in rows))
+        return Frames(tuple(self.frames[i] for i in rows))
 
     def uniform(self, count: int) -> Frames:
         """At most `count` frames, evenly spread: the middles of `count` equal parts."""
@@ -56,13 +121,13 @@ class Frames:
             return self
         return self.take([int((i + 0.5) * len(self) / count) for i in range(count)])
 
-    @cached_property
+    @property
+    def times_s(self) -> tuple[float, ...]:
+        return tuple(frame.time_s for frame in self.frames)
+
+    @property
     def digests(self) -> tuple[str, ...]:
-        """Of each frame: its pixels, and its time to the millisecond."""
-        return tuple(
-            hashlib.sha256(f"{frame.shape}@{time_s:.3f}".encode() + np.ascontiguousarray(frame).tobytes()).hexdigest()
-            for frame, time_s in zip(self.rgb, self.times_s)
-        )
+        return tuple(frame.digest for frame in self.frames)
 
 
 @dataclass(frozen=True)
@@ -76,30 +141,78 @@ class Schema:
 class MLLM(Protocol):
     """A model that sees frames and reads a prompt.
 
-    identity: names model and everything else that decides an answer; part of every cache key, so it holds no secret.
+    identity: names the model by content and everything else that decides an answer. It is part of every cache key, so
+    it holds no secret. frame_size: longer side of the frames it looks at, in pixels. usage: what it has cost so far.
     """
+
+    usage: Usage
 
     @property
     def identity(self) -> str: ...
 
+    @property
+    def frame_size(self) -> int: ...
+
     def generate(
         self, frames: Frames, prompt: str, *, schema: Schema | None = None, temperature: float = 0.0,
-        max_tokens: int = 512,
+        answer_tokens: int,
     ) -> str:  # fmt: skip
         """The answer to `prompt` about all frames together (none: a question in words only).
 
-        Raises MllmError when there is none, BudgetExhausted.
+        Raises MllmError when there is none, BudgetExhausted, PsftrError when asking on is useless.
         """
         ...
 
-    def yes_no(self, frames: Frames, prompts: Sequence[str], *, keep: Keep | None = None) -> NDArray[np.float64]:
-        """[T, S]: p(yes) / (p(yes) + p(no)) at the first answer position, each frame by itself with each prompt.
+    def choose(
+        self, clips: Sequence[Frames], prompts: Sequence[str], options: Sequence[str], *, keep: Keep, fail: Fail
+    ) -> None:
+        """For each clip with each prompt: how the mass of the first answer word is shared among `options`.
 
-        NaN where neither was among the answers, and where a question failed. `keep(t, s, p)` is called, from any
-        thread, for every answer as soon as it is there, so that what was answered survives what comes after.
-        Raises BudgetExhausted.
+        `keep(t, s, shares)` is called, from any thread, for every answer as soon as it is there (None: the answer was
+        none of the options), `fail(t, s, error)` for every question without an answer; an exception of either ends the
+        call. Raises BudgetExhausted, PsftrError when asking on is useless.
         """
         ...
+
+    def impatient(self) -> AbstractContextManager[None]:
+        """Within it, questions that get no answer soon fail: for those that find out whether the model is well."""
+        ...
+
+    def close(self) -> None:
+        """Stop at once what is under way; who waits for an answer gets Stopped."""
+        ...
+
+
+class Usage:
+    """Requests, tokens and money spent by one model. Threads may share it.
+
+    prices: US dollars per million tokens of prompts and of answers; None where nobody said.
+    """
+
+    def __init__(self, price_in: float | None = None, price_out: float | None = None) -> None:
+        self.requests = self.tokens_in = self.tokens_out = 0
+        self.prices = None if price_in is None and price_out is None else (price_in or 0.0, price_out or 0.0)
+        self._lock = threading.Lock()
+
+    def add(self, tokens_in: int, tokens_out: int, requests: int = 1) -> None:
+        with self._lock:
+            self.requests += requests
+            self.tokens_in += tokens_in
+            self.tokens_out += tokens_out
+
+    @property
+    def dollars(self) -> float | None:
+        if self.prices is None:
+            return None
+        return (self.tokens_in * self.prices[0] + self.tokens_out * self.prices[1]) / 1e6
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            "requests": self.requests,
+            "tokens_in": self.tokens_in,
+            "tokens_out": self.tokens_out,
+            "dollars": self.dollars,
+        }
 
 
 class Budget:
@@ -122,14 +235,16 @@ class Budget:
             self.spent += count
 
 
-def is_yes(token: str) -> bool:
-    return _word(token) == "yes"
+def spells(token: str, word: str, *, literal: bool = False) -> bool:
+    """Whether a token of a model's vocabulary is `word`, with or without a leading space, in upper or lower case.
+
+    literal: the very letters, which is what the released code of CASCADE looks for.
+    """
+    bare = token.replace("▁", " ").replace("Ġ", " ").replace("Ċ", "\n")
+    return token == word if literal else bare.strip().lower() == word.lower()
 
 
-def is_no(token: str) -> bool:
-    return _word(token) == "no"
-
-
-def _word(token: str) -> str:
-    """A token as a word: without the marks tokenizers put for a leading space, and without case."""
-    return token.replace("▁", " ").replace("Ġ", " ").strip().lower()
+def shares(masses: Sequence[float]) -> tuple[float, ...] | None:
+    """Masses -> shares of their sum; None if all are zero."""
+    total = math.fsum(masses)
+    return tuple(mass / total for mass in masses) if total > 0 else None

@@ -1,56 +1,105 @@
-"""Recorded answers instead of a model: the same run again, anywhere, without weights, network or cost."""
+"""Recorded answers instead of a model: the same run again, anywhere, without weights, network or cost.
+
+{"format": "psftr-answers-2", "models": {STEP: {"identity": TEXT, "frame_size": PX}}, "answers": {KEY: ANSWER}}
+"""
 
 from __future__ import annotations
 
-import json
-import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from psftr.errors import PsftrError
+from psftr.files import read_json, write_json
 from psftr.language_models.cache import question_key
-from psftr.language_models.protocol import Frames, Keep, MllmError, Schema
-from psftr.language_models.session import RECORDING
+from psftr.language_models.protocol import Fail, Frames, Keep, MllmError, Schema, Usage
+
+FORMAT = "psftr-answers-2"
+_ABSENT = "not among the recorded answers: videos, frames, classes or settings are not the recorded ones"
+
+
+@dataclass(frozen=True)
+class Recording:
+    """Answers by question key, and the model of each step: {"identity", "frame_size"}."""
+
+    models: Mapping[str, Mapping[str, Any]]
+    answers: Mapping[str, Any]
+
+
+def read_recording(path: Path | str) -> Recording:
+    """Raises PsftrError for what is not a recording."""
+    content = read_json(path, remedy="make a recording with record=FILE")
+    try:
+        says, models, answers = content["format"], dict(content["models"]), dict(content["answers"])
+        for model in models.values():
+            str(model["identity"]), int(model["frame_size"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise PsftrError(f"{path} is not a recording of answers ({error!r}): make one with record=FILE") from None
+    if says != FORMAT:
+        raise PsftrError(f"{path} has format {says!r}, this psftr reads {FORMAT!r}: record again with record=FILE")
+    return Recording(models, answers)
+
+
+def add_to_recording(path: Path | str, recording: Recording) -> int:
+    """Write a recording; answers of the same models that `path` holds already are kept. Returns how many it now has.
+
+    Raises PsftrError where `path` holds answers of other models.
+    """
+    answers = dict(recording.answers)
+    if Path(path).exists():
+        before = read_recording(path)
+        if before.models != recording.models:
+            raise PsftrError(f"{path} holds answers of other models or settings: give another record=FILE")
+        answers = {**before.answers, **answers}
+    write_json(path, {"format": FORMAT, "models": recording.models, "answers": answers}, indent=0)
+    return len(answers)
 
 
 class ReplayMLLM:
-    """Answers from a file that `Session.write_recording` wrote; it has the identity of the model that was recorded."""
+    """The answers of one step's model; it has the identity of the model that was recorded."""
 
-    def __init__(self, path: Path | str) -> None:
-        path = Path(path)
-        if not path.is_file():
-            raise FileNotFoundError(f"recorded answers {path} not found: make them with record=FILE")
-        try:
-            content = json.loads(path.read_text(encoding="utf-8"))
-            says, self.identity = content["format"], str(content["model"])
-            self._answers: dict[str, Any] = dict(content["answers"])
-        except (ValueError, KeyError, TypeError) as error:
-            raise PsftrError(f"{path} is not a recording of answers ({error!r}): make one with record=FILE") from None
-        if says != RECORDING:
-            raise PsftrError(f"{path} has format {says!r}, this psftr reads {RECORDING!r}")
+    def __init__(self, recording: Recording, *, step: str) -> None:
+        if step not in recording.models:
+            raise PsftrError(f"the recording has no model for the step {step}; it has {', '.join(recording.models)}")
+        model = recording.models[step]
+        self.identity, self.frame_size = str(model["identity"]), int(model["frame_size"])
+        self.usage = Usage()
+        self._answers = recording.answers
 
     def generate(
         self, frames: Frames, prompt: str, *, schema: Schema | None = None, temperature: float = 0.0,
-        max_tokens: int = 512,
+        answer_tokens: int,
     ) -> str:  # fmt: skip
         key = question_key(
-            "generate", self.identity, prompt, frames, schema=schema, temperature=temperature, max_tokens=max_tokens
+            "generate",
+            self.identity,
+            prompt,
+            frames,
+            schema=schema,
+            temperature=temperature,
+            answer_tokens=answer_tokens,
         )
         if key not in self._answers:
-            raise MllmError("not among the recorded answers: frames, classes or settings are not the recorded ones")
+            raise MllmError(_ABSENT)
         return str(self._answers[key])
 
-    def yes_no(self, frames: Frames, prompts: Sequence[str], *, keep: Keep | None = None) -> NDArray[np.float64]:
-        table = np.full((len(frames), len(prompts)), np.nan)
-        for t, s in np.ndindex(table.shape):
-            key = question_key("yes_no", self.identity, prompts[s], frames.take([t]))
-            if key in self._answers:
-                answer = self._answers[key]
-                table[t, s] = math.nan if answer is None else answer
-                if keep is not None:
-                    keep(t, s, float(table[t, s]))
-        return table
+    def choose(
+        self, clips: Sequence[Frames], prompts: Sequence[str], options: Sequence[str], *, keep: Keep, fail: Fail
+    ) -> None:
+        for t, clip in enumerate(clips):
+            for s, prompt in enumerate(prompts):
+                key = question_key("choose", self.identity, prompt, clip, options=options)
+                if key in self._answers:
+                    answer = self._answers[key]
+                    keep(t, s, None if answer is None else tuple(answer))
+                else:
+                    fail(t, s, MllmError(_ABSENT))
+
+    @contextmanager
+    def impatient(self) -> Iterator[None]:
+        yield
+
+    def close(self) -> None:
+        """Nothing is open."""

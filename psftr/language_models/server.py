@@ -1,29 +1,43 @@
 """Models behind an OpenAI-compatible server (vLLM, DeepSeek, …): structured output, logprobs, retries, a budget.
 
-Requests carry the prompt and frames re-encoded from pixels as JPEG, so no metadata of a file travels along. Messages
-and logs are made from the kind of failure alone; what a server says is quoted only after the key has been cut out.
+Requests carry the prompt and frames as JPEG made from pixels, so no metadata of a file travels along. Messages and logs
+quote a server only after the key has been cut out of its words.
+
+Requests run on an event loop in a thread of its own. Whoever asks waits for the answer; an interrupt, or `close`,
+cancels what is under way at once, whether the server answers or hangs.
 """
 
 from __future__ import annotations
 
+import asyncio
 import base64
-import io
+import concurrent.futures
 import json
 import logging
 import math
 import threading
-from collections.abc import Sequence
-from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
-from typing import Any
+from collections.abc import Coroutine, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
-import numpy as np
-from numpy.typing import NDArray
-
 from psftr.errors import PsftrError
-from psftr.language_models.protocol import Budget, Frames, Keep, MllmError, Schema, is_no, is_yes
+from psftr.language_models.protocol import (
+    Budget,
+    BudgetExhausted,
+    Fail,
+    Frames,
+    Keep,
+    MllmError,
+    Schema,
+    Stopped,
+    Usage,
+    shares,
+    spells,
+)
+from psftr.language_models.settings import ServerSettings
 
-STRUCTURED = ("json_schema", "json_object", "none")
+T = TypeVar("T")
 TOP_LOGPROBS = 20
 _FATAL = {401: "refused the key", 403: "refused access", 404: "knows no such model or address"}
 
@@ -32,29 +46,24 @@ class _Unusable(Exception):
     """A reply that arrived and cannot be read: worth another attempt."""
 
 
+def identity(settings: ServerSettings, *, literal: bool) -> str:
+    """Everything that decides an answer, as far as a client can know."""
+    details = [f"{settings.frame_size}px", settings.structured, *(["literal"] if literal else [])]
+    return ":".join(["openai-compatible", settings.model, *details])
+
+
 class OpenAiServer:
     """`MLLM` over the `openai` client.
 
-    api_key: sent in the header only. structured: how the server takes a JSON schema (DeepSeek: json_object).
-    attempts, wait_s, max_wait_s: tries per question and the backoff between them (a Retry-After is obeyed up to
-    max_wait_s). concurrency: questions under way at once. frame_size: longer side of the frames sent, in pixels.
-    give_up_after: so many questions failing in a row end the run, since more would only cost time.
+    api_key: sent in the header only. literal: of yes and no only the very words `Yes` and `No` count.
     """
 
     def __init__(
         self,
+        settings: ServerSettings,
         *,
-        model: str,
-        base_url: str | None = None,
         api_key: str | None = None,
-        structured: str = "json_schema",
-        timeout_s: float = 60.0,
-        attempts: int = 5,
-        wait_s: float = 1.0,
-        max_wait_s: float = 60.0,
-        concurrency: int = 8,
-        frame_size: int = 448,
-        give_up_after: int | None = 20,
+        literal: bool = False,
         budget: Budget | None = None,
     ) -> None:
         try:
@@ -62,138 +71,225 @@ class OpenAiServer:
             import tenacity
         except ImportError as error:
             raise PsftrError(f"a server backend needs the package {error.name}; install psftr[mllm]") from error
-        if structured not in STRUCTURED:
-            raise PsftrError(f"structured={structured} is unknown; choose {', '.join(STRUCTURED)}")
-        parts = urlsplit(base_url or "")
-        if base_url and (parts.username or parts.password or parts.query):
+        parts = urlsplit(settings.base_url)
+        if parts.username or parts.password or parts.query:
             raise PsftrError("base_url holds a user name, password or query; put the key into the environment variable")
-        self.model, self.structured = model, structured
-        self.identity = f"openai-compatible:{model}:{frame_size}px"
-        self.concurrency, self.frame_size = concurrency, frame_size
-        self.budget = budget or Budget()
+        self.settings, self.frame_size, self.literal = settings, settings.frame_size, literal
+        self.identity = identity(settings, literal=literal)
+        self.budget = budget or Budget(settings.budget)
+        self.usage = Usage(settings.price_in, settings.price_out)
         self._openai: Any = openai
         self._key = api_key or ""
-        self._failed_in_a_row, self._give_up_after = 0, give_up_after
-        self._lock = threading.Lock()
-        self._client: Any = openai.OpenAI(
-            api_key=api_key or "none", base_url=base_url, timeout=timeout_s, max_retries=0
-        )
+        self._limit_s: float | None = None
         for name in ("openai", "httpx", "httpcore"):  # at INFO and DEBUG they write out requests
             logging.getLogger(name).setLevel(logging.WARNING)
-        self._retrying: Any = tenacity.Retrying(
-            stop=tenacity.stop_after_attempt(attempts),
-            wait=_Backoff(tenacity.wait_random_exponential(multiplier=wait_s, max=max_wait_s), max_wait_s),
+        self._retrying: Any = tenacity.AsyncRetrying(
+            stop=tenacity.stop_after_attempt(settings.attempts),
+            wait=_Backoff(
+                tenacity.wait_random_exponential(multiplier=settings.wait_s, max=settings.max_wait_s),
+                settings.max_wait_s,
+            ),
             retry=tenacity.retry_if_exception(self._is_passing),
             reraise=True,
         )
+        self._loop = asyncio.new_event_loop()
+        self._is_closed = False
+        self._slots = asyncio.Semaphore(settings.concurrency)
+        self._client: Any = openai.AsyncOpenAI(
+            api_key=api_key or "none", base_url=settings.base_url, timeout=settings.timeout_s, max_retries=0
+        )
+        threading.Thread(target=self._loop.run_forever, name="psftr-server", daemon=True).start()
 
     def generate(
         self, frames: Frames, prompt: str, *, schema: Schema | None = None, temperature: float = 0.0,
-        max_tokens: int = 512,
+        answer_tokens: int,
     ) -> str:  # fmt: skip
-        options: dict[str, Any] = {"temperature": temperature, "max_tokens": max_tokens}
-        if schema is not None and self.structured == "json_schema":
+        options: dict[str, Any] = {"temperature": temperature, "max_tokens": answer_tokens}
+        structured = self.settings.structured
+        if schema is not None and structured == "json_schema":
             described = {"name": schema.name, "schema": dict(schema.json), "strict": True}
             options["response_format"] = {"type": "json_schema", "json_schema": described}
-        elif schema is not None and self.structured == "json_object":
+        elif schema is not None and structured == "json_object":
             options["response_format"] = {"type": "json_object"}
             prompt = f"{prompt}\nJSON schema: {json.dumps(schema.json)}"
-        messages = self._messages([self._image(frame) for frame in frames.rgb], prompt)
-        return self._ask(messages, options, _text)
+        return self._wait(self._ask(self._messages(self._images(frames), prompt), options, _text))
 
-    def yes_no(self, frames: Frames, prompts: Sequence[str], *, keep: Keep | None = None) -> NDArray[np.float64]:
-        table = np.full((len(frames), len(prompts)), np.nan)
-        images = [self._image(frame) for frame in frames.rgb]
-        options = {"temperature": 0.0, "max_tokens": 1, "logprobs": True, "top_logprobs": TOP_LOGPROBS}
-        stop = threading.Event()
+    def choose(
+        self, clips: Sequence[Frames], prompts: Sequence[str], options: Sequence[str], *, keep: Keep, fail: Fail
+    ) -> None:
+        def read(reply: Any) -> tuple[float, ...] | None:
+            return _choice(reply, options, literal=self.literal)
 
-        def one(t: int, s: int) -> None:
-            if stop.is_set():
-                return
-            try:
-                p = self._ask(self._messages([images[t]], prompts[s]), options, _yes_share)
-            except MllmError:
-                return  # stays NaN and is not kept, which is how the caller counts it
-            except BaseException:
-                stop.set()
-                raise
-            table[t, s] = p
-            if keep is not None:
-                keep(t, s, p)
+        def questions() -> Iterator[tuple[int, int, list[Any]]]:
+            for t, clip in enumerate(clips):
+                images = self._images(clip)
+                for s, prompt in enumerate(prompts):
+                    yield t, s, self._messages(images, prompt)
 
-        with ThreadPoolExecutor(self.concurrency) as pool:
-            asked = [pool.submit(one, t, s) for t, s in np.ndindex(table.shape)]
-            try:
-                done, _ = wait(asked, return_when=FIRST_EXCEPTION)
-            except BaseException:  # an interrupt must not wait for what has not been sent yet
-                stop.set()
-                raise
-        for future in done:
-            future.result()  # raises what ended the run
-        return table
+        waiting = questions()
+        spent: list[BudgetExhausted] = []
 
-    def _ask(self, messages: list[Any], options: dict[str, Any], read: Any) -> Any:
-        """One question with its retries. Raises MllmError, BudgetExhausted, or PsftrError when asking on is useless."""
+        async def work() -> None:
+            for t, s, messages in waiting:
+                if spent:
+                    return
+                try:
+                    found = await self._ask(
+                        messages,
+                        {"temperature": 0.0, "max_tokens": 1, "logprobs": True, "top_logprobs": TOP_LOGPROBS},
+                        read,
+                    )
+                except BudgetExhausted as error:
+                    spent.append(error)  # what is under way is paid for, so it is waited for
+                except MllmError as error:
+                    fail(t, s, error)
+                else:
+                    keep(t, s, found)
 
-        def attempt() -> Any:
-            self.budget.spend()
-            reply = self._client.chat.completions.create(model=self.model, messages=messages, **options)
-            return read(reply)
+        async def all_of_them() -> None:
+            async with asyncio.TaskGroup() as group:
+                for _ in range(min(self.settings.concurrency, len(clips) * len(prompts))):
+                    group.create_task(work())
 
         try:
-            answer = self._retrying(attempt)
-        except PsftrError:
+            self._wait(all_of_them())
+        except BaseExceptionGroup as group:
+            error: BaseException = group
+            while isinstance(error, BaseExceptionGroup):
+                error = error.exceptions[0]
+            raise error from None
+        if spent:
+            raise spent[0]
+
+    @contextmanager
+    def impatient(self) -> Iterator[None]:
+        """Within it a question fails that has no answer after `preflight_s`, retries included."""
+        self._limit_s = self.settings.preflight_s
+        try:
+            yield
+        finally:
+            self._limit_s = None
+
+    def close(self) -> None:
+        if self._is_closed:
+            return
+        self._is_closed = True
+
+        async def stop() -> None:
+            under_way = asyncio.all_tasks() - {asyncio.current_task()}
+            for task in under_way:
+                task.cancel()
+            await asyncio.wait(under_way) if under_way else None
+            self._loop.stop()
+
+        asyncio.run_coroutine_threadsafe(stop(), self._loop)
+
+    def _wait(self, work: Coroutine[Any, Any, T]) -> T:
+        if self._is_closed:
+            work.close()
+            raise Stopped()
+        future = asyncio.run_coroutine_threadsafe(work, self._loop)
+        try:
+            return future.result()
+        except concurrent.futures.CancelledError:
+            raise Stopped() from None
+        except BaseException:
+            future.cancel()
             raise
-        except Exception as error:
-            status = getattr(error, "status_code", None)
-            if status in _FATAL:
-                raise PsftrError(f"the server {_FATAL[status]} ({status}): {self._scrubbed(error)}") from None
-            with self._lock:
-                self._failed_in_a_row += 1
-                hopeless = self._give_up_after is not None and self._failed_in_a_row >= self._give_up_after
-            reason = f"{type(error).__name__}{f' {status}' if status else ''}"
-            if isinstance(error, _Unusable):
-                reason = str(error)
-            if hopeless:
-                raise PsftrError(
-                    f"{self._failed_in_a_row} questions in a row failed, the last with: {reason}; answers so far are "
-                    "kept: run again when the server is well"
+
+    async def _ask(self, messages: list[Any], options: dict[str, Any], read: Any) -> Any:
+        """One question with its retries. Raises MllmError, BudgetExhausted, or PsftrError when asking on is useless."""
+        last: list[BaseException] = []
+
+        async def attempt() -> Any:
+            try:
+                self.budget.spend()
+                reply = await self._client.chat.completions.create(
+                    model=self.settings.model, messages=messages, **options
+                )
+                self._note_usage(reply)
+                return read(reply)
+            except Exception as error:
+                last[:] = [error]
+                raise
+
+        async with self._slots:
+            try:
+                async with asyncio.timeout(self._limit_s):
+                    return await self._retrying(attempt)
+            except PsftrError:
+                raise
+            except TimeoutError:
+                told = f"; before that: {self._reason(last[0])}" if last else ""
+                raise MllmError(
+                    f"no answer within {self._limit_s:g} s{told} (backend.preflight_s limits the first questions)"
                 ) from None
-            raise MllmError(f"no usable answer ({reason})") from None
-        with self._lock:
-            self._failed_in_a_row = 0
-        return answer
+            except Exception as error:
+                status = getattr(error, "status_code", None)
+                if status in _FATAL:
+                    raise PsftrError(
+                        f"the server {_FATAL[status]} ({status}): {self._words(error)}{self._remedy(status)}"
+                    ) from None
+                raise MllmError(self._reason(error)) from None
+
+    def _note_usage(self, reply: Any) -> None:
+        counted = getattr(reply, "usage", None)
+        numbers = [getattr(counted, name, None) for name in ("prompt_tokens", "completion_tokens")]
+        self.usage.add(*(number if isinstance(number, int) and number >= 0 else 0 for number in numbers))
 
     def _is_passing(self, error: BaseException) -> bool:
         """Whether another attempt may succeed: time-outs, lost connections, 408, 409, 429, 5xx and garbled replies."""
         if isinstance(error, self._openai.APIStatusError):
             return error.status_code in (408, 409, 429) or error.status_code >= 500
-        garbled = (_Unusable, ValueError, self._openai.APIResponseValidationError)
+        garbled = (_Unusable, ValueError, TypeError, AttributeError, self._openai.APIResponseValidationError)
         return isinstance(error, (self._openai.APIConnectionError, *garbled)) and not isinstance(error, PsftrError)
 
-    def _scrubbed(self, error: BaseException) -> str:
+    def _reason(self, error: BaseException) -> str:
+        if isinstance(error, _Unusable):
+            return f"no usable answer: {error}"
+        if status := getattr(error, "status_code", None):
+            return f"the server answered {status}: {self._words(error)}"
+        if isinstance(error, self._openai.APITimeoutError):
+            return f"no answer within {self.settings.timeout_s:g} s (backend.timeout_s)"
+        if isinstance(error, self._openai.APIConnectionError):
+            return f"no connection to {self.settings.base_url}: is the server up? backend.base_url is its address"
+        return f"no usable answer: a reply that is not of this API ({type(error).__name__})"
+
+    def _remedy(self, status: int) -> str:
+        name = self.settings.api_key_env
+        if status == 404:
+            return f"; the address is base_url={self.settings.base_url}, the model is model={self.settings.model}"
+        return f"; the key is read from the environment variable {name} (backend.api_key_env), which is " + (
+            "set" if self._key else "not set"
+        )
+
+    def _words(self, error: BaseException) -> str:
         """What the server said, short and without the key (servers like to quote it back) or most of it."""
-        text = " ".join(str(error).split())
+        body: Any = getattr(error, "body", None)
+        while isinstance(body, dict):
+            body = body.get("message") or body.get("error") or body.get("detail") or json.dumps(body)
+        if not isinstance(body, str) or not body.strip():
+            response = getattr(error, "response", None)
+            body = getattr(response, "text", "") or "nothing more"
+        text = " ".join(body.split())
         pieces = [self._key] if self._key else []
         pieces += [self._key[:n] for n in (12, 8)] + [self._key[-n:] for n in (8, 4)] if len(self._key) >= 16 else []
         for piece in pieces:
             text = text.replace(piece, "***")
-        return text[:200]
+        return text[:300]
 
     def _messages(self, images: Sequence[str], prompt: str) -> list[Any]:
+        """Images come first: a server that keeps prefixes encodes those of a frame once for all its stages."""
         if not images:
             return [{"role": "user", "content": prompt}]
         parts: list[Any] = [{"type": "image_url", "image_url": {"url": image}} for image in images]
         return [{"role": "user", "content": [*parts, {"type": "text", "text": prompt}]}]
 
-    def _image(self, frame: NDArray[np.uint8]) -> str:
-        from PIL import Image
-
-        image = Image.fromarray(frame)
-        image.thumbnail((self.frame_size, self.frame_size))
-        buffer = io.BytesIO()
-        image.save(buffer, format="JPEG", quality=90)
-        return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()
+    def _images(self, frames: Frames) -> list[str]:
+        return [
+            "data:image/jpeg;base64," + base64.b64encode(frame.jpeg_of(self.frame_size)).decode()
+            for frame in frames.frames
+        ]
 
 
 class _Backoff:
@@ -208,13 +304,14 @@ class _Backoff:
             asked_s = float(response.headers["retry-after"])  # type: ignore[union-attr]
         except (AttributeError, KeyError, ValueError):
             asked_s = 0.0
+        asked_s = asked_s if math.isfinite(asked_s) else 0.0
         return min(max(self.exponential(state), asked_s), self.limit_s)
 
 
 def _first_choice(reply: Any) -> Any:
     try:
         return reply.choices[0]
-    except (AttributeError, IndexError, TypeError):
+    except (AttributeError, LookupError, TypeError):
         raise _Unusable("a reply without choices") from None
 
 
@@ -225,14 +322,20 @@ def _text(reply: Any) -> str:
     return content
 
 
-def _yes_share(reply: Any) -> float:
-    """p(yes) / (p(yes) + p(no)) over all spellings among the top tokens; NaN if none of them is either."""
+def _choice(reply: Any, options: Sequence[str], *, literal: bool) -> tuple[float, ...] | None:
+    """Shares of the options over all their spellings among the top tokens; None if none of them is there."""
     try:
-        tokens = [(str(t.token), float(t.logprob)) for t in _first_choice(reply).logprobs.content[0].top_logprobs]
-    except (AttributeError, IndexError, TypeError, ValueError):
-        raise _Unusable("a reply without logprobs") from None
-    if not tokens or not all(math.isfinite(logprob) or logprob == -math.inf for _, logprob in tokens):
-        raise _Unusable("a reply without logprobs")
-    yes = sum(math.exp(logprob) for token, logprob in tokens if is_yes(token))
-    no = sum(math.exp(logprob) for token, logprob in tokens if is_no(token))
-    return yes / (yes + no) if yes + no > 0 else math.nan
+        top = _first_choice(reply).logprobs.content[0].top_logprobs
+        tokens = [(t.token, t.logprob) for t in top]
+    except (AttributeError, LookupError, TypeError):
+        raise _Unusable("a reply without logprobs (the confidence of stages is read from them)") from None
+    if not tokens or not all(isinstance(token, str) and _is_logprob(logprob) for token, logprob in tokens):
+        raise _Unusable("a reply without usable logprobs (the confidence of stages is read from them)")
+    return shares(
+        [sum(math.exp(lp) for token, lp in tokens if spells(token, option, literal=literal)) for option in options]
+    )
+
+
+def _is_logprob(value: Any) -> bool:
+    """A number that is the logarithm of a probability; rounding may lift it a little above 0."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and value < 1e-3

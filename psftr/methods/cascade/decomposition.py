@@ -59,6 +59,8 @@ in each in the form "people do X", and mark the stages that are distinctive of t
 Answer with one JSON object: {{"action": "{action}", "stages": [{{"index": from 1, "description": text, "is_key": true \
 or false}}]}}."""
 
+PROMPTS = (_CAPTION_PROMPT, _PLAN_PROMPT)
+
 
 def caption_action(session: Session, frames: Frames, label: str) -> str:
     """What `label` looks like in these frames; its name in words where there is no usable answer (counted)."""

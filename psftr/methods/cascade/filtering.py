@@ -16,6 +16,8 @@ from psftr.language_models import AnswerError, Frames, Schema, Session
 from psftr.methods.cascade.answers import json_object, number_in_unit_range, object_list
 
 Nearest = Callable[[str], str | None]
+_LOGIT_SCALE = 100.0  # CLIP's inverse temperature
+_SHARE = 8
 
 SCHEMA = Schema(
     "ActionFilter",
@@ -47,7 +49,7 @@ _COMPAT_PROMPT = """These are frames of one video, in order of time. Which of th
 {names}
 
 Answer with the names only."""
-FAILED_CONFIDENCE = 0.5
+PROMPTS = (_PROMPT, _COMPAT_PROMPT)
 
 
 @dataclass(frozen=True)
@@ -56,7 +58,6 @@ class Filtered:
 
     confidence: Mapping[str, float]
     unknown: tuple[str, ...] = ()
-    failed: bool = False
 
 
 def filter_by_answer(
@@ -64,25 +65,23 @@ def filter_by_answer(
     frames: Frames,
     names: Sequence[str],
     *,
-    min_confidence: float = 0.0,
+    min_confidence: float,
     nearest: Nearest | None = None,
 ) -> Filtered:
-    """Ask the model. Without a usable answer every candidate stays, at FAILED_CONFIDENCE, counted by the session.
+    """Ask the model. Without a usable answer nothing is known: raises MllmError.
 
     nearest: names that are no candidate's -> the candidate meant, or None to drop them.
     """
     prompt = _PROMPT.format(names="\n".join(f"- {spell_out(name)}" for name in names))
-    answer = session.ask(frames, prompt, kind="filter", parse=parse_actions, schema=SCHEMA)
-    if answer is None:
-        return Filtered(dict.fromkeys(names, FAILED_CONFIDENCE), failed=True)
-    return resolve(answer, names, min_confidence=min_confidence, nearest=nearest)
+    answer = session.ask(frames, prompt, kind="filter", parse=parse_actions, schema=SCHEMA, has_fallback=False)
+    return resolve(answer or [], names, min_confidence=min_confidence, nearest=nearest)
 
 
 def filter_compat(session: Session, frames: Frames, names: Sequence[str]) -> Filtered:
     """As observed in the released code: free text, unparsed; an answer of several classes is one strange action."""
     prompt = _COMPAT_PROMPT.format(names=", ".join(names))
-    answer = session.ask(frames, prompt, kind="filter", parse=str.strip)
-    return Filtered({answer: 1.0} if answer else {}, failed=answer is None)
+    answer = session.ask(frames, prompt, kind="filter", parse=str.strip, has_fallback=False)
+    return Filtered({answer: 1.0} if answer else {})
 
 
 def parse_actions(text: str) -> list[tuple[str, float]]:
@@ -100,7 +99,7 @@ def resolve(
     answer: Sequence[tuple[str, float]],
     names: Sequence[str],
     *,
-    min_confidence: float = 0.0,
+    min_confidence: float,
     nearest: Nearest | None = None,
 ) -> Filtered:
     """Answered names -> candidates: the same letters up to case and spelling out, else `nearest`, else dropped.
@@ -142,15 +141,15 @@ def nearest_by_embedding(
     return nearest
 
 
-def presence(similarity: NDArray, *, logit_scale: float = 100.0, share: int = 8) -> NDArray:
+def presence(similarity: NDArray) -> NDArray:
     """[T, K] cosines of frames and class names -> [K] in (0, 1): mean probability over each class's best rows.
 
-    The probability is the softmax over the K candidates; 1/share of the rows count, at least one.
+    The probability is the softmax over the K candidates; an eighth of the rows counts, at least one.
     """
-    logits = logit_scale * similarity
+    logits = _LOGIT_SCALE * similarity
     raised = np.exp(logits - logits.max(axis=1, keepdims=True))
     probability = raised / raised.sum(axis=1, keepdims=True)
-    count = max(1, len(similarity) // share)
+    count = max(1, len(similarity) // _SHARE)
     return np.partition(probability, len(similarity) - count, axis=0)[-count:].mean(axis=0)
 
 

@@ -11,13 +11,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
 
 from psftr.errors import PsftrError
+from psftr.methods.cascade.settings import ReconstructionSettings
 
-KEY_RULES = ("majority", "first")
 _ROUNDING = 1e-9  # 24 rows of 1/30 s are 0.8 s, whatever floating point says
 
 
@@ -40,37 +41,6 @@ class Instance:
     runs: tuple[Run, ...]
 
 
-@dataclass(frozen=True, kw_only=True)
-class ReconstructionConfig:
-    """Constants of the four steps. The defaults are the source's where it is known, ours where it is silent.
-
-    gap_s: a run may dip below the threshold for this long. key_rule: majority | first key stage of a run.
-    same_key_fill: runs of one key stage are joined if more than this share of their common span is not gap.
-    later_key_gap_s: a run of a later key stage is joined if it follows within so many seconds; None: never.
-    filter_power, coverage_power, margin_weight, margin: see `score_instance`. scored: False gives every detection 1.
-    """
-
-    threshold: float = 0.7
-    min_run_s: float = 0.8
-    gap_s: float = 0.5
-    key_rule: str = "majority"
-    same_key_fill: float = 0.9
-    later_key_gap_s: float | None = 3.0
-    margin: float = 0.25
-    margin_weight: float = 0.2
-    filter_power: float = 0.5
-    coverage_power: float = 0.5
-    scored: bool = True
-
-    def __post_init__(self) -> None:
-        if not 0 < self.threshold <= 1:
-            raise PsftrError(f"threshold {self.threshold} must lie in (0, 1]; the source's is 0.7")
-        if self.key_rule not in KEY_RULES:
-            raise PsftrError(f"key_rule {self.key_rule!r} is unknown; choose {' or '.join(KEY_RULES)}")
-        if min(self.min_run_s, self.gap_s, self.margin, self.later_key_gap_s or 0.0) < 0:
-            raise PsftrError("min_run_s, gap_s, margin and later_key_gap_s are lengths and must not be negative")
-
-
 def find_runs(
     confidence: NDArray,
     is_key: Sequence[bool],
@@ -78,8 +48,8 @@ def find_runs(
     step_s: float,
     threshold: float,
     min_run_s: float,
-    gap_s: float = 0.0,
-    key_rule: str = "majority",
+    gap_s: float,
+    key_rule: str,
 ) -> list[Run]:
     """Runs of P >= threshold lasting at least `min_run_s`, in order of time, keyless ones included.
 
@@ -112,7 +82,7 @@ def find_runs(
 
 
 def merge_runs(
-    runs: Sequence[Run], *, step_s: float, same_key_fill: float = 0.9, later_key_gap_s: float | None = None
+    runs: Sequence[Run], *, step_s: float, same_key_fill: float, later_key_gap_s: float | None
 ) -> list[Instance]:
     """Join runs of one class by start; keyless runs are dropped first.
 
@@ -148,7 +118,7 @@ def score_instance(
     instance: Instance,
     *,
     filter_confidence: float,
-    config: ReconstructionConfig,
+    config: ReconstructionSettings,
 ) -> float:
     """f^filter_power * (mean P inside - margin_weight * mean P in the margins) * coverage^coverage_power, at least 0.
 
@@ -169,19 +139,79 @@ def reconstruct(
     *,
     step_s: float,
     filter_confidence: float = 1.0,
-    config: ReconstructionConfig,
+    config: ReconstructionSettings,
 ) -> tuple[list[Run], list[tuple[Instance, float]]]:
     """All four steps for one class in one video: (every run found, instances in order of time with their scores)."""
-    runs = find_runs(
-        confidence, is_key, step_s=step_s, threshold=config.threshold, min_run_s=config.min_run_s, gap_s=config.gap_s,
-        key_rule=config.key_rule,
-    )  # fmt: skip
-    instances = merge_runs(
-        runs, step_s=step_s, same_key_fill=config.same_key_fill, later_key_gap_s=config.later_key_gap_s
-    )
+    if config.decoding == "ordered":
+        runs, instances = best_path(confidence, is_key, step_s=step_s, config=config)
+    else:
+        runs = find_runs(
+            confidence, is_key, step_s=step_s, threshold=config.threshold, min_run_s=config.min_run_s,
+            gap_s=config.gap_s, key_rule=config.key_rule,
+        )  # fmt: skip
+        instances = merge_runs(
+            runs, step_s=step_s, same_key_fill=config.same_key_fill, later_key_gap_s=config.later_key_gap_s
+        )
     if not config.scored:
         return runs, [(instance, 1.0) for instance in instances]
     return runs, [
         (one, score_instance(confidence, is_key, one, filter_confidence=filter_confidence, config=config))
         for one in instances
     ]
+
+
+def best_path(
+    confidence: NDArray, is_key: Sequence[bool], *, step_s: float, config: ReconstructionSettings
+) -> tuple[list[Run], list[Instance]]:
+    """The most likely course of a small hidden Markov model: no action, or one of the stages, in their order.
+
+    Being in stage s gains (logit p[t, s] - logit threshold) a second, no action gains nothing. Beginning an instance
+    costs `entry_cost`, each stage left out on the way `skip_cost`; after the last stage, or a cost for those left out,
+    the action ends or begins anew. Runs are the stretches of one stage; key is None for a stage that is not key.
+    """
+    rows, stages = confidence.shape
+    limit = 6.0  # one very sure row does not outweigh several seconds
+    odds = np.clip(_logit(confidence), -limit, limit) - np.clip(_logit(np.array(config.threshold)), -limit, limit)
+    gain = np.concatenate((np.zeros((rows, 1)), odds * step_s), axis=1)  # [T, 1 + S], state 0 is no action
+    place = np.arange(stages + 1)
+    # cost[from, to]
+    cost = np.maximum(place[None] - place[:, None] - 1, 0) * config.skip_cost
+    cost[0, 1:] += config.entry_cost
+    cost[1:, 0] = (stages - place[1:]) * config.skip_cost
+    for later in range(1, stages + 1):
+        anew = cost[later, 0] + cost[0, 1 : later + 1]  # a stage that is not later begins another instance
+        cost[later, 1 : later + 1] = anew
+        cost[later, later] = 0.0
+    best = gain[0] - cost[0]
+    came_from = np.zeros((rows, stages + 1), dtype=np.int64)
+    for t in range(1, rows):
+        total = best[:, None] - cost
+        came_from[t] = total.argmax(axis=0)
+        best = total.max(axis=0) + gain[t]
+    state = int((best - cost[:, 0]).argmax())
+    path = np.zeros(rows, dtype=np.int64)
+    for t in range(rows - 1, -1, -1):
+        path[t] = state
+        state = int(came_from[t, state])
+    edges = [0, *(np.flatnonzero(np.diff(path)) + 1).tolist(), rows]
+    stretches = [(a, b, int(path[a]) - 1) for a, b in pairwise(edges) if path[a] > 0]
+    groups: list[list[tuple[int, int, int]]] = []
+    for one in stretches:
+        if groups and groups[-1][-1][1] == one[0] and groups[-1][-1][2] < one[2]:
+            groups[-1].append(one)
+        else:
+            groups.append([one])
+    runs = [Run(a, b, stage if is_key[stage] else None) for a, b, stage in stretches]
+    instances = []
+    for group in groups:
+        inside = tuple(Run(a, b, stage if is_key[stage] else None) for a, b, stage in group)
+        keys = [run.key for run in inside if run.key is not None]
+        first, last = group[0][0], group[-1][1]
+        if keys and (last - first) * step_s >= config.min_run_s - _ROUNDING:
+            instances.append(Instance(first, last, keys[-1], inside))
+    return runs, instances
+
+
+def _logit(p: NDArray) -> NDArray:
+    p = np.clip(p, 1e-6, 1 - 1e-6)
+    return np.log(p) - np.log1p(-p)

@@ -12,7 +12,6 @@ A stage file holds plans written or recorded beforehand, YAML or JSON, class nam
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +21,7 @@ import yaml
 
 from psftr.errors import PsftrError
 from psftr.features.text import TextEmbeddings, spell_out
+from psftr.files import some, write_json, write_text
 
 MAX_STAGES = 5
 BACKGROUND = "people doing nothing in particular"
@@ -76,11 +76,42 @@ def read_stage_file(path: str | Path) -> dict[str, StagePlan]:
     text = path.read_text(encoding="utf-8")
     try:
         content = json.loads(text) if path.suffix == ".json" else yaml.safe_load(text)
+        if path.suffix != ".json":
+            _refuse_repeats(yaml.compose(text, Loader=yaml.SafeLoader))
+        else:
+            json.loads(text, object_pairs_hook=_pairs)
+    except PsftrError as error:
+        raise PsftrError(f"{path}: {error}") from None
     except (ValueError, yaml.YAMLError) as error:
         raise PsftrError(f"{path} is neither YAML nor JSON ({' '.join(str(error).split())[:120]})") from None
     if not isinstance(content, Mapping) or not content:
         raise PsftrError(f"{path} holds no plans; write `class name: {{stages: [{{description, is_key}}, …]}}`")
-    return {str(label): _plan(path, str(label), entry) for label, entry in content.items()}
+    plans = {str(label): _plan(path, str(label), entry) for label, entry in content.items()}
+    in_words: dict[str, str] = {}
+    for label in plans:
+        other = in_words.setdefault(spell_out(label).casefold(), label)
+        if other != label:
+            raise PsftrError(f"{path}: {other!r} and {label!r} are the same in words; keep one plan")
+    return plans
+
+
+def _pairs(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    made = dict(pairs)
+    if len(made) != len(pairs):
+        keys = [key for key, _ in pairs]
+        raise PsftrError(f"{next(key for key in keys if keys.count(key) > 1)!r} is there twice; keep one")
+    return made
+
+
+def _refuse_repeats(node: Any) -> None:
+    """YAML keeps the last of two equal keys and says nothing."""
+    if isinstance(node, yaml.MappingNode):
+        _pairs([(str(key.value), None) for key, _ in node.value])
+        for _, value in node.value:
+            _refuse_repeats(value)
+    elif isinstance(node, yaml.SequenceNode):
+        for value in node.value:
+            _refuse_repeats(value)
 
 
 def _plan(path: Path, label: str, entry: Any) -> StagePlan:
@@ -115,21 +146,21 @@ def write_stage_file(path: str | Path, plans: Mapping[str, StagePlan]) -> Path:
         }
         for label, plan in plans.items()
     }
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.part")
     if path.suffix == ".json":
-        partial.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    else:
-        partial.write_text(yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=110), encoding="utf-8")
-    os.replace(partial, path)
-    return path
+        return write_json(path, content)
+    return write_text(path, yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=110))
 
 
-def stage_sentences(plans: Mapping[str, StagePlan], names: Sequence[str]) -> tuple[str, ...]:
-    """Every description and background of `names`, each once, in order: what a stage text file must hold."""
+def stage_sentences(
+    plans: Mapping[str, StagePlan], names: Sequence[str], *, file: str | Path | None = None
+) -> tuple[str, ...]:
+    """Every description and background of `names`, each once, in order: what a stage text file must hold.
+
+    file: where the plans are from, for the message about a name that has none.
+    """
     absent = [name for name in names if name not in plans]
     if absent:
-        raise PsftrError(f"no stage plan for {', '.join(absent)}; add them to the stage file")
+        raise PsftrError(f"no stage plan for {some(absent)}; add them to {file or 'the stage file'}")
     sentences = [text for name in names for text in (*plans[name].descriptions, plans[name].background)]
     return tuple(dict.fromkeys(sentences))
 

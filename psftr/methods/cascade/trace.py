@@ -1,6 +1,7 @@
 """How each detection came about: the sidecar `stages.json` beside a predictions file.
 
     {"version": "psftr-stages-1", "method": "cascade", "threshold": P, "counts": {…} or null,
+     "failures": {ID: why the video is not finished},
      "videos": {ID: {
         "duration_s": S, "step_s": S,
         "classes": [{"label", "filter_confidence", "caption": text or null, "is_fallback": bool,
@@ -11,14 +12,13 @@
                         "stages": [[{"segment": [s, e], "confidence": mean p}, …] per stage]}]}}}
 
 Stages are numbered from 0 in their class's list. `detections` are in the order of the predictions file. A run with key
-null was dropped. `curves` are means over `curve_step_s`; `stages` of a detection are the stretches in which that stage
+null was dropped. Videos that a model looked at also have `num_frames` and the `counts` of their questions. `curves` are
+means over `curve_step_s`; `stages` of a detection are the stretches in which that stage
 is the best one above the threshold. Seconds throughout.
 """
 
 from __future__ import annotations
 
-import json
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,7 +27,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from psftr.methods.cascade.reconstruction import Instance, ReconstructionConfig, Run, key_coverage, reconstruct
+from psftr.files import write_json
+from psftr.methods.cascade.reconstruction import Instance, Run, key_coverage, reconstruct
+from psftr.methods.cascade.settings import ReconstructionSettings
 from psftr.methods.cascade.stages import StagePlan
 from psftr.predictions import Detection
 
@@ -126,7 +128,7 @@ def trace_class(
     *,
     step_s: float,
     filter_confidence: float,
-    config: ReconstructionConfig,
+    config: ReconstructionSettings,
     caption: str | None = None,
     is_fallback: bool = False,
 ) -> ClassTrace:
@@ -138,7 +140,12 @@ def trace_class(
 
 
 def write_stages(
-    path: Path, videos: Mapping[str, Mapping[str, Any]], *, threshold: float, counts: Mapping[str, Any] | None = None
+    path: Path,
+    videos: Mapping[str, Mapping[str, Any]],
+    *,
+    threshold: float,
+    counts: Mapping[str, Any] | None = None,
+    failures: Mapping[str, str] | None = None,
 ) -> Path:
     """Write the sidecar; `videos`: `VideoTrace.to_dict` by video id. The old file stays until the new one is whole."""
     content = {
@@ -146,12 +153,10 @@ def write_stages(
         "method": "cascade",
         "threshold": threshold,
         "counts": counts,
+        "failures": dict(failures or {}),
         "videos": dict(videos),
     }
-    partial = path.with_name(f".{path.name}.{os.getpid()}.part")
-    partial.write_text(json.dumps(content, ensure_ascii=False) + "\n", encoding="utf-8")
-    os.replace(partial, path)
-    return path
+    return write_json(path, content, indent=None)
 
 
 def _short(number: float) -> float:
