@@ -20,6 +20,7 @@ from psftr.evaluation.curves import RECALLS, Reliability, precision_at_recalls
 from psftr.evaluation.error_analysis import GROUPS, TYPE_NAMES, ErrorAnalysis
 from psftr.evaluation.figures import COLOURS, GREY, INK, PAPER, Chart, canvas, hint, save_chart
 from psftr.evaluation.paper import SPLIT_RANGE
+from psftr.evaluation.tables import setting_of
 
 TYPE_COLOURS = tuple(COLOURS[number] for number in (2, 4, 1, 0, 3, 5))  # of TYPE_NAMES
 CHARACTERISTICS = {
@@ -67,7 +68,7 @@ def save_settings_charts(
         return paths
     paths = []
     for ratio in ratios:
-        rows = {label.partition(" · ")[0]: r for label, r in reports.items() if r.ratio == ratio}
+        rows = {setting_of(label): r for label, r in reports.items() if r.ratio == ratio}
         printed = {setting: average for (setting, of), average in paper.items() if of == ratio}
         chart = ablation_chart(rows, name=name, paper=printed)
         size_in = (max(5.5, 1.2 + 1.1 * len(rows)), 4.2)
