@@ -34,6 +34,8 @@ WEIGHTS, CONFIG = "model.safetensors", "config.json"
 CHECKPOINT_KEY = "psftr"
 NETWORK_PREFIX = "network."
 HUB_SCHEME = "hf://"
+# psftr 0.1 knew the paper's form only, and did not write down what there was no choice of
+PAPER_MODEL = {"similarity_guidance": False}
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
 
@@ -250,6 +252,7 @@ def current_facts(facts: Any, where: str) -> dict[str, Any]:
 def _from_format_1(facts: Mapping[str, Any]) -> dict[str, Any]:
     made = {key: value for key, value in facts.items() if key not in ("seen_classes", "data")}
     made |= {"format_version": FORMAT_VERSION, "method": "psftr", "config": current_config(facts.get("config") or {})}
+    made["network"] = {**PAPER_MODEL, **facts["network"]}
     made["train_classes"] = list(facts.get("seen_classes") or facts.get("train_classes") or ())
     made.setdefault("encoder", (facts.get("features") or {}).get("encoder"))
     if data := facts.get("data"):
@@ -285,4 +288,7 @@ def current_config(config: Mapping[str, Any]) -> dict[str, Any]:
         data["held_out_seed"] = new["seed"]  # one seed was both
     (new.get("dataset") or {}).pop("encoder", None)
     new.pop("paper_names", None)
+    if "model" in new:
+        new["model"] = {**PAPER_MODEL, **new["model"]}
+        new["optimizer"] = {"average_share": 0.0, **(new.get("optimizer") or {})}
     return new

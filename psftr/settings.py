@@ -197,6 +197,13 @@ class EvaluateSettings(CommonSettings):
     tious: tuple[float, ...] | None = setting(
         None, "with predictions of a data set of your own: the tIoUs to score", above=0, most=1
     )
+    classes: str = setting(
+        "unseen",
+        "unseen: the test; held-out: seen classes that the run kept out of training, on training videos (tuning)",
+        choices=("unseen", "held-out"),
+    )
+    against: str | None = setting(None, "another run or multirun folder: the difference in pairs, with an interval")
+    audit: bool = setting(False, "does text guide what is found? one table for each run and for their mean")
     baseline: bool = setting(False, "the training-free CLIP baseline beside every run, on the same features")
     protocol: str | None = setting(None, "clean or peer; null: as the run was trained", choices=PROTOCOLS)
     redo: bool = setting(False, "localize again even where predictions.json is there")

@@ -13,10 +13,15 @@ from psftr.methods.psftr.criterion import Criterion
 from psftr.methods.psftr.settings import LossSettings, MatcherSettings, PostprocessSettings
 from psftr.settings import to_dict
 
+PAPER = {
+    "similarity_guidance": False, "text_to_vision": True, "vision_to_text": True, "text_to_query": True,
+    "spde": "mlp_residual", "class_head": "cosine",
+}  # fmt: skip
+
 
 def network_config(**changes):
-    """The paper's network for CLIP ViT-B/16."""
-    return NetworkConfig(**{"feature_dim": 512, "text_dim": 512} | changes)
+    """The paper's network, for CLIP ViT-B/16."""
+    return NetworkConfig(**{"feature_dim": 512, "text_dim": 512} | PAPER | changes)
 
 
 def postprocessor(*, is_peer=False, **changes):

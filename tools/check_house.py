@@ -53,7 +53,6 @@ EXEMPT = {
     "settings:out": "each verb's own output folder",
     "settings:figures": "of an evaluation; of CASCADE, where the page comes from `psftr evaluate`",
     "settings:protocol": "of a training; of an evaluation, where null means as trained",
-    "settings:seed": "of a training; of the weights of an untrained encoder",
     "settings:device": "of an evaluation; of an encoder",
     "conf/variant/*": "a row of a paper's table states every column of it",
     "psftr/bench/ops.py:*": "the sizes of one measured call",

@@ -1,4 +1,4 @@
-"""What a user gives (video files, frames, feature stores, arrays) -> a feature store: the one thing searched."""
+"""What a user gives (video files, frames, feature stores, arrays) -> a feature store, which alone is searched."""
 
 from __future__ import annotations
 

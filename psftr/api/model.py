@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,19 +17,24 @@ from psftr.api.inputs import Frames, Inputs, Progress, open_features, open_video
 from psftr.api.result import Result
 from psftr.api.stream import stream_detections
 from psftr.checkpoints import Saved, load_saved
-from psftr.engine.configuration import read_config
-from psftr.engine.localize import localize
+from psftr.engine.localize import build_localizer, localize, settings_of
 from psftr.errors import PsftrError
 from psftr.features.clip import ClipEncoder
 from psftr.features.encoders import make_encoder, open_encoder, pick_device
 from psftr.features.settings import EncoderSettings, ExtractSettings
 from psftr.features.store import FeatureStore, VideoFeatures
 from psftr.features.text import TextEmbeddings, check_compatible, embed_names, load_text, resolve_prompt
-from psftr.methods import LocalizerSetup, Method, find_method
-from psftr.predictions import CHECKPOINT_LAST, CHECKPOINT_NONE, Detection, Localizer, Predictions, Provenance
-from psftr.settings import DataSettings, TextSettings, TrainSettings, to_dict
+from psftr.predictions import (
+    CHECKPOINT_LAST,
+    CHECKPOINT_NONE,
+    Detection,
+    Localizer,
+    Predictions,
+    Provenance,
+    canonical_id,
+)
+from psftr.settings import TextSettings, to_dict
 
-BASELINE = "clip_baseline"
 Path_ = str | os.PathLike[str]
 Videos = Path_ | Frames | Iterable[Path_ | Frames]
 Features = Path_ | VideoFeatures | Iterable[VideoFeatures]
@@ -46,16 +52,8 @@ def load(
 
     model, pretrained: where its CLIP encoder is, if that is not a published one. Raises PsftrError.
     """
-    saved = load_saved(path, revision=revision)
-    common, method, own = read_config(TrainSettings, {**saved.facts["config"], "method": saved.facts["method"]})
     return Model(
-        kind=method,
-        own=own,
-        saved=saved,
-        windows_per_batch=common.data.batch_size,
-        device=device,
-        encoder_model=model,
-        encoder_pretrained=pretrained,
+        saved=load_saved(path, revision=revision), device=device, encoder_model=model, encoder_pretrained=pretrained
     )
 
 
@@ -67,39 +65,26 @@ def baseline(
     seed: int = EncoderSettings.seed,
 ) -> Model:
     """The training-free CLIP baseline, which needs no checkpoint. `seed`: of untrained encoder weights."""
-    method = find_method(BASELINE)
-    return Model(
-        kind=method,
-        own=method.settings(),
-        saved=None,
-        windows_per_batch=DataSettings.batch_size,
-        device=device,
-        encoder_model=model,
-        encoder_pretrained=pretrained,
-        seed=seed,
-    )
+    return Model(saved=None, device=device, encoder_model=model, encoder_pretrained=pretrained, seed=seed)
 
 
 class Model(HubModel):
-    """A method with its settings and, if it is a trained one, its weights; `predict` runs it.
+    """A trained method, or without training (`saved` is None) the CLIP baseline; `predict` runs it.
 
-    kind: the method. own: its settings. saved: weights and facts of its training; None without training.
+    encoder_model, encoder_pretrained: where the CLIP encoder is. seed: of untrained encoder weights.
     """
 
     def __init__(
         self,
         *,
-        kind: Method,
-        own: Any,
         saved: Saved | None,
-        windows_per_batch: int,
         device: str,
         encoder_model: str | None = None,
         encoder_pretrained: str | None = None,
         seed: int = EncoderSettings.seed,
     ) -> None:
-        self.kind, self.own, self.saved = kind, own, saved
-        self.windows_per_batch = windows_per_batch
+        self.saved = saved
+        _, self.method, self.own = settings_of(saved)
         self.encoder_model, self.encoder_pretrained, self.seed = encoder_model, encoder_pretrained, seed
         self._encoder: ClipEncoder | None = None
         self.to(device)
@@ -113,7 +98,7 @@ class Model(HubModel):
 
     @property
     def name(self) -> str:
-        return self.kind.name
+        return self.method.name
 
     @property
     def facts(self) -> Mapping[str, Any]:
@@ -184,22 +169,22 @@ class Model(HubModel):
             inputs = open_features(features, video_ids, encoder=partial(self._encoder_of, given_text))
             self._refuse_other_features(inputs.store)
         embeddings = self._embed(names, given_text, inputs.store, prompt)
-        localizer = self._localizer(embeddings)
+        localizer = build_localizer(self.saved, embeddings, device=self.device)
         kept = partial(_kept, threshold=threshold, most=max_per_video)
-        found = _Found(inputs)
-        found.search(localizer, names, kept, on_video, returns_on_interrupt)
-        if not found.detections and found.failed:
-            raise PsftrError("; ".join(reason for _, reason in found.failed[:3]))
+        detections, failed, is_complete = _search(localizer, inputs, names, kept, on_video, returns_on_interrupt)
+        failed = [*inputs.failed, *failed]
+        if not detections and failed:
+            raise PsftrError("; ".join(reason for _, reason in failed[:3]))
         provenance = self._provenance(inputs.store, embeddings, names, threshold, max_per_video)
         return Result(
-            predictions=Predictions(found.detections, provenance),
+            predictions=Predictions(detections, provenance),
             labels=names,
-            durations_s={video_id: inputs.store.timeline(video_id).duration_s for video_id in found.detections},
+            durations_s={video_id: inputs.store.timeline(video_id).duration_s for video_id in detections},
             files=inputs.files,
-            failed=tuple(found.failed),
+            failed=tuple(failed),
             shortfalls=inputs.shortfalls,
             threshold=threshold,
-            is_complete=found.is_complete,
+            is_complete=is_complete,
             curves=partial(_curves, inputs, localizer, embeddings, names),
         )
 
@@ -223,9 +208,17 @@ class Model(HubModel):
         encoder = self._open_encoder(self.encoder)
         embeddings = given_text or embed_names(names, encoder=encoder, template=prompt or self.prompt)
         check_compatible(embeddings, encoder.identity, encoder.dim)
-        localizer = self._localizer(embeddings)
+        localizer = build_localizer(self.saved, embeddings, device=self.device)
         found = stream_detections(video, localizer, names, encoder=encoder, stride=stride or trained_stride(self.facts))
         return (d for d in found if threshold is None or d.score >= threshold)
+
+    def export(self, path: Path_) -> Path:
+        """Write the network as a file of torch.export (see `psftr.methods.psftr.export`). Raises PsftrError."""
+        if self.saved is None or self.name != "psftr":
+            raise PsftrError(f"{self.name} has no network to export; load a trained model of psftr")
+        from psftr.methods.psftr.export import export_saved
+
+        return export_saved(self.saved, path)
 
     def _open_encoder(self, identity: str | None) -> ClipEncoder:
         """The encoder of this identity; without one the encoder of the user's choice, or the default."""
@@ -285,18 +278,6 @@ class Model(HubModel):
         # Where features were just extracted this is the encoder that made them.
         return embed_names(names, encoder=self._open_encoder(store.encoder), template=prompt or self.prompt)
 
-    def _localizer(self, text: TextEmbeddings) -> Localizer:
-        return self.kind.localizer(
-            LocalizerSetup(
-                own=self.own,
-                text=text,
-                saved=self.saved,
-                protocol="clean",  # one trained under the peers' protocol is used by our rules here
-                batch_size=self.windows_per_batch,
-                device=self.device,
-            )
-        )
-
     def _provenance(
         self,
         store: FeatureStore,
@@ -328,42 +309,33 @@ def trained_stride(facts: Mapping[str, Any]) -> int:
     return int(stated[0]) if stated and stated[0].isdecimal() else ExtractSettings.stride
 
 
-class _Found:
-    """What a search has found so far, so that an interrupted one keeps it."""
+def _search(
+    localizer: Localizer,
+    inputs: Inputs,
+    names: tuple[str, ...],
+    kept: Callable[[Sequence[Detection]], tuple[Detection, ...]],
+    on_video: Callable[[int, int], None],
+    returns_on_interrupt: bool,
+) -> tuple[dict[str, tuple[Detection, ...]], list[tuple[str, str]], bool]:
+    """(detections by video, (video, reason) of those that failed, whether all were looked at)."""
+    detections: dict[str, tuple[Detection, ...]] = {}
+    failed: list[tuple[str, str]] = []
 
-    def __init__(self, inputs: Inputs) -> None:
-        self.inputs = inputs
-        self.detections: dict[str, tuple[Detection, ...]] = {}
-        self.failed = list(inputs.failed)
-        self.is_complete = True
+    def note(video_id: str, error: PsftrError) -> None:
+        failed.append((video_id, str(error)))
+        on_video(len(detections) + len(failed), len(inputs.ids))
 
-    def search(
-        self,
-        localizer: Localizer,
-        names: tuple[str, ...],
-        kept: Callable[[Sequence[Detection]], tuple[Detection, ...]],
-        on_video: Callable[[int, int], None],
-        returns_on_interrupt: bool,
-    ) -> None:
-        store, ids = self.inputs.store, list(self.inputs.ids)
-
-        def failed(video_id: str, error: PsftrError) -> None:
-            self.failed.append((video_id, str(error)))
-
-        try:
-            # One video at a time: what fails in one of them costs no other.
-            for number, video_id in enumerate(ids, 1):
-                try:
-                    for _, found in localize(localizer, store, [video_id], names, on_failure=failed):
-                        # the id as the user knows it, not its canonical form
-                        self.detections[video_id] = kept([replace(d, video_id=video_id) for d in found])
-                except PsftrError as error:
-                    failed(video_id, error)
-                on_video(number, len(ids))
-        except KeyboardInterrupt:
-            if not returns_on_interrupt:
-                raise
-            self.is_complete = False
+    spelled = {canonical_id(video_id): video_id for video_id in inputs.ids}  # the id as the user knows it
+    try:
+        for found_id, found in localize(localizer, inputs.store, inputs.ids, names, on_failure=note):
+            video_id = spelled[canonical_id(found_id)]
+            detections[video_id] = kept([replace(d, video_id=video_id) for d in found])
+            on_video(len(detections) + len(failed), len(inputs.ids))
+    except KeyboardInterrupt:
+        if not returns_on_interrupt:
+            raise
+        return detections, failed, False
+    return detections, failed, True
 
 
 def _checked_labels(labels: Sequence[str]) -> tuple[str, ...]:

@@ -15,9 +15,13 @@ from psftr.errors import PsftrError
 from psftr.settings import EvaluateSettings
 
 if TYPE_CHECKING:
+    from psftr.engine.audit import Audit
     from psftr.engine.evaluate import Job
     from psftr.engine.runs import RunFolder
     from psftr.evaluation.aggregate import TenSplitReport
+    from psftr.evaluation.protocol import Evaluation
+    from psftr.evaluation.tables import Table
+    from psftr.predictions import Predictions
 
 CONFIG = "evaluate"
 SETTINGS = EvaluateSettings
@@ -31,6 +35,8 @@ examples:
   psftr evaluate run=outputs/thumos14/multirun/2026-01-31_12-00-00     mean, std, every split, every class
   psftr evaluate method=clip_baseline dataset=thumos14 split.ratio=75 split.index=0
   psftr evaluate predictions=pred.json annotations=data/thumos14/annotations.json dataset=thumos14
+  psftr evaluate run=DIR audit=true              does text guide what is found?
+  psftr evaluate run=DIR against=OTHER_DIR       is it better? paired over splits and seeds, with an interval
 
 With run=DIR the run's own settings hold; paths, batch size and post-processing may be overridden.
 """
@@ -75,6 +81,8 @@ def evaluate_folder(settings: EvaluateSettings, config: Mapping[str, Any]) -> fl
 
     folder = Path(str(settings.run))
     root = Path(settings.out or folder / "evaluation")
+    if settings.against:
+        return compare_folders(folder, Path(settings.against), settings, config, root)
     if found := find_training_free(folder):
         by_setting: dict[str, list[Any]] = {}
         for one in found:
@@ -95,11 +103,17 @@ def evaluate_folder(settings: EvaluateSettings, config: Mapping[str, Any]) -> fl
         say_what_is_missing(folder, runs, finished, planned)
         given = {key: _value(config, key) for key in _given_keys()}
         reports = {}
+        audited: list[Audit] = []
         for label, members in group_by_setting(finished).items():
             asked = [int(job["split.index"]) for job in planned if "split.index" in job and matches(job, members[0])]
             jobs = [run_job(member, settings, given) for member in members]
             expected = asked or [job.dataset.split.index for job in jobs]
-            reports[label] = report_of(label, jobs, sorted(set(expected)), settings, root / slug(label))
+            audits = audits_of(members, jobs) if settings.audit else []
+            out = root / slug(label)
+            reports[label] = report_of(label, jobs, sorted(set(expected)), settings, out, audits=audits)
+            audited += audits
+        if len(reports) > 1 and audited:
+            log.info("=== all runs\n%s", audit_text(audited, root))
         table = finished[0].read()["config"].get("paper_table")
     if len(reports) > 1:
         compare_settings(reports, table, root, figures=settings.figures)
@@ -107,29 +121,83 @@ def evaluate_folder(settings: EvaluateSettings, config: Mapping[str, Any]) -> fl
 
 
 def report_of(
-    label: str, jobs: Sequence[Job], expected: Sequence[int], settings: EvaluateSettings, out: Path
+    label: str,
+    jobs: Sequence[Job],
+    expected: Sequence[int],
+    settings: EvaluateSettings,
+    out: Path,
+    *,
+    audits: Sequence[Audit] = (),
 ) -> TenSplitReport:
     """Score the splits of one setting, with the baseline if asked; print, write and draw them."""
+    from psftr.engine.audit import audit_table
     from psftr.evaluation.aggregate import aggregate
 
-    files, evaluations, baselines = {}, [], []
+    files, own, baselines = {}, {}, {}
     for job in jobs:
-        files[f"{job.name}, split {job.dataset.split.index}"] = job.predictions
-        evaluations.append(job.evaluate())
+        name = f"{job.name}, split {job.dataset.split.index}"
+        files[name], own[name] = job.predictions, job.evaluate()
         if settings.baseline:
-            found = job.baseline(settings.device)
-            files[f"clip_baseline, split {job.dataset.split.index}"] = found
-            baselines.append(job.evaluate(found))
-    report = aggregate(evaluations, expected=expected)
+            name = f"clip_baseline, split {job.dataset.split.index}"
+            files[name] = found = job.baseline()
+            baselines[name] = job.evaluate(found)
+    report = aggregate(list(own.values()), expected=expected)
     if label:
         log.info("=== %s", label)
-    show(report, aggregate(baselines, expected=expected) if baselines else None, out, figures=settings.figures)
+    baseline = aggregate(list(baselines.values()), expected=expected) if baselines else None
+    show(report, baseline, out, figures=settings.figures)
+    if audits:
+        log.info("%s", audit_text(audits, out))
     if settings.figures:
-        show_page(out, files, jobs, report)
+        show_page(out, files, {**own, **baselines}, jobs, report, tables=[audit_table(audits)] if audits else [])
     return report
 
 
-def show_page(out: Path, files: Mapping[str, Any], jobs: Sequence[Job], report: TenSplitReport) -> None:
+def audits_of(runs: Sequence[RunFolder], jobs: Sequence[Job]) -> list[Audit]:
+    from psftr.checkpoints import load_saved
+    from psftr.engine.audit import audit_job
+    from psftr.engine.evaluate import trained_on
+
+    return [audit_job(job, load_saved(run.path), trained_on(run)) for run, job in zip(runs, jobs)]
+
+
+def audit_text(audits: Sequence[Audit], out: Path) -> str:
+    """The audit as a table and one line; audit.csv is written too."""
+    from psftr.engine.audit import audit_table, guidance_line, text_guidance
+    from psftr.evaluation.render import text, wrap, write_frame
+
+    table = audit_table(audits)
+    write_frame(out / "audit.csv", table.frame)
+    return f"{text(table)}\n{wrap(guidance_line(text_guidance(audits)))}"
+
+
+def compare_folders(
+    folder: Path, other: Path, settings: EvaluateSettings, config: Mapping[str, Any], root: Path
+) -> float:
+    """Two methods or settings over the same splits and seeds: the difference, paired, with an interval."""
+    from psftr.engine.evaluate import scores_of
+    from psftr.engine.runs import find_runs
+    from psftr.evaluation.comparison import compare, comparison_text
+    from psftr.files import write_json
+
+    given = {key: _value(config, key) for key in _given_keys()}
+    ours, theirs = (scores_of(where, settings, given) for where in (folder, other))
+    comparison = compare(ours, theirs)
+    synthetic = bool(find_runs(folder)[0].read().get("synthetic"))
+    log.info("%s", comparison_text(comparison, a=str(folder), b=str(other), synthetic=synthetic))
+    log.info("written:\n  %s", write_json(root / "comparison.json", comparison.to_dict()))
+    return comparison.difference
+
+
+def show_page(
+    out: Path,
+    files: Mapping[str, Predictions],
+    evaluations: Mapping[str, Evaluation],
+    jobs: Sequence[Job],
+    report: TenSplitReport,
+    *,
+    tables: Sequence[Table],
+) -> None:
     """The HTML page over all predictions of a setting with their stage traces, and one test video's timeline."""
     from psftr.evaluation.report_page import write_report_page
     from psftr.evaluation.stage_trace import find_stage_trace, read_stage_trace
@@ -143,9 +211,10 @@ def show_page(out: Path, files: Mapping[str, Any], jobs: Sequence[Job], report: 
         out / "report.html",
         files,
         annotations=last.dataset.annotations,
-        protocol=report.protocol,
+        evaluations=evaluations,
         expected_splits=report.expected,
         stages={name: read_stage_trace(trace) for name, trace in traces.items() if trace},
+        further_tables=tables,
         title=f"{last.name} on {last.dataset.name}",
     )
     picture = draw_example(out / "timeline.png", last)

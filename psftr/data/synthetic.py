@@ -1,8 +1,11 @@
 """The embedded default: a small ZSTAL world built in seconds, through the very files of the real datasets.
 
 Every class is a motion, an object and a scene ("rolling a barrel on a road") and shares each of them with other
-classes, so an unseen class is a new combination of known words. What frames and sentences look like is in
-synthetic_space.py; this file decides who does what when, and writes the files, all of them marked synthetic.
+classes, so an unseen class is a new combination of known words. Most classes differ from another one in a single word.
+About two of five actions, in training and test alike, are of no class at all (distractors): other combinations of the
+same words, as salient as the rest, never annotated. So only who reads the names knows which actions are asked for.
+What frames and sentences look like, and what of it is measured, is in synthetic_space.py; this file decides who does
+what when, and writes the files, all of them marked synthetic.
 `simulate_features` writes features of the same making over the timelines and actions of a real dataset.
 
 Numbers measured on any of this compare methods with each other under known conditions; they say nothing about videos.
@@ -27,25 +30,37 @@ from psftr import __version__
 from psftr.data.annotations import Action, Annotations, Video, write_annotations
 from psftr.data.record import NAME, read_record, write_record
 from psftr.data.splits import ClassSplit, write_published_splits
-from psftr.data.synthetic_space import Composition, Event, Recipe, Space, compose, hard_negatives, render, seeded
+from psftr.data.synthetic_distractors import Repertoire, distractors_in_gaps
+from psftr.data.synthetic_space import (
+    Composition,
+    Event,
+    Recipe,
+    Space,
+    background_motions,
+    compose,
+    hard_negatives,
+    render,
+    seeded,
+)
 from psftr.errors import PsftrError
 from psftr.features.store import FeatureWriter
 from psftr.features.text import TextEmbeddings
 from psftr.files import sha256_of
 from psftr.segments import Timeline
 
-GENERATOR_VERSION = 1  # raise it whenever the same World and Recipe would give another world
+GENERATOR_VERSION = 2  # raise it whenever the same World and Recipe would give another world
 RATIOS = (75, 50)
 NUM_SPLITS = 10
 NUM_CLUTTER = 3
+DISTRACTOR_SHARE = 0.4
 TRAIN_SUBSET, TEST_SUBSET = "training", "validation"
 
 _ACTIVITIES = """
-    throwing a ball on grass, throwing a disc on sand, throwing a bag in a gym, kicking a ball on sand,
-    kicking a bag on a road, kicking a barrel on grass, lifting a barrel in a gym, lifting a bag on ice,
-    lifting a pole on a road, pulling a rope on grass, pulling a barrel on ice, pulling a rope in a gym,
-    rolling a barrel on a road, rolling a ball in a gym, rolling a disc on ice, swinging a pole on ice,
-    swinging a rope on sand, swinging a disc on grass, carrying a pole on sand, carrying a ball on a road
+    throwing a ball on grass, kicking a ball on grass, lifting a barrel in a gym, rolling a barrel in a gym,
+    swinging a rope on sand, pulling a rope on sand, carrying a pole on a road, lifting a pole on a road,
+    throwing a disc on sand, throwing a bag on sand, kicking a bag on a road, kicking a ball on a road,
+    swinging a disc on ice, swinging a pole on ice, pulling a rope on grass, rolling a barrel on ice,
+    carrying a bag in a gym, rolling a ball in a gym, pulling a barrel on grass, carrying a disc on ice
 """
 
 
@@ -55,6 +70,7 @@ def _parse(name: str) -> Composition:
 
 
 CLASSES = tuple(_parse(" ".join(name.split())) for name in _ACTIVITIES.split(","))
+REPERTOIRE = Repertoire(CLASSES, scenes_named=True)
 
 
 def encoder_name(seed: int, dim: int) -> str:
@@ -68,18 +84,30 @@ def generator_facts() -> dict[str, Any]:
 
 
 def plan_actions(main: Composition, duration_s: float, rng: np.random.Generator) -> list[Event]:
-    """Actions of one video: log-normal lengths of 1 to 10 s, gaps short and long, now and then two classes."""
-    second = CLASSES[rng.integers(len(CLASSES))] if rng.random() < 0.2 else main
-    actions: list[Event] = []
+    """Actions and distractors of one video: log-normal lengths of 1 to 10 s, gaps short and long.
+
+    A third of the videos has a second class, half of the time one that differs from `main` in a word.
+    """
+    second = main
+    if rng.random() < 0.35:
+        near = REPERTOIRE.near_class(main, rng) if rng.random() < 0.5 else None
+        second = near or CLASSES[rng.integers(len(CLASSES))]
+    strangers = [c for c in (REPERTOIRE.near(main, rng), REPERTOIRE.far(rng)) if c is not None]
+    events: list[Event] = []
     cursor_s = float(np.clip(rng.lognormal(0.9, 0.9), 0.3, 12.0))
     while True:
         end_s = cursor_s + float(np.clip(rng.lognormal(1.2, 0.7), 1.0, 10.0))
         if end_s > duration_s - 0.3:
             break
-        composition = second if actions and rng.random() < 0.4 else main
-        actions.append(Event(round(cursor_s, 2), round(end_s, 2), "action", composition))
-        cursor_s = end_s + float(np.clip(rng.lognormal(1.4, 0.9), 0.5, 20.0))
-    return actions or [Event(round(duration_s / 3, 2), round(duration_s / 3 + 4, 2), "action", main)]
+        composition, kind = second if rng.random() < 0.4 else main, "action"
+        if rng.random() < DISTRACTOR_SHARE:
+            composition, kind = strangers[rng.integers(len(strangers))], "distractor"
+        events.append(Event(round(cursor_s, 2), round(end_s, 2), kind, composition))
+        cursor_s = end_s + float(np.clip(rng.lognormal(1.0, 0.8), 0.5, 20.0))
+    if not any(event.composition == main for event in events):
+        first = events[0] if events else Event(round(duration_s / 3, 2), round(duration_s / 3 + 4, 2), "", main)
+        events[:1] = [replace(first, kind="action", composition=main)]
+    return events
 
 
 def draw_splits(seed: int) -> list[ClassSplit]:
@@ -165,10 +193,19 @@ def build_world(root: str | Path, **sizes: Any) -> None:
         shutil.rmtree(building, ignore_errors=True)
 
 
-def _write_world(folder: Path, world: World) -> dict[str, Any]:
-    """Write every file but the record; returns the record's facts."""
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """Who does what when: what is annotated, the distractors nobody is told of, and the rows of every video."""
+
+    annotations: Annotations
+    distractors: dict[str, list[Event]]
+    timelines: dict[str, Timeline]
+
+
+def plan_world(world: World) -> Plan:
+    """The same for the same world."""
     videos: dict[str, Video] = {}
-    plans: dict[str, list[Event]] = {}
+    distractors: dict[str, list[Event]] = {}
     timelines: dict[str, Timeline] = {}
     for subset, tag, count in ((TRAIN_SUBSET, "train", world.num_train), (TEST_SUBSET, "test", world.num_test)):
         for number in range(count):
@@ -176,23 +213,30 @@ def _write_world(folder: Path, world: World) -> dict[str, Any]:
             rng = seeded(world.seed, "plan", video_id)
             num_steps = int(rng.uniform(world.min_duration_s, world.max_duration_s) * world.fps / world.stride)
             duration_s = num_steps * world.stride / world.fps
-            plans[video_id] = plan_actions(CLASSES[number % len(CLASSES)], duration_s, rng)
-            actions = tuple(Action(e.start_s, e.end_s, e.composition.name) for e in plans[video_id])
+            events = plan_actions(CLASSES[number % len(CLASSES)], duration_s, rng)
+            actions = tuple(Action(e.start_s, e.end_s, e.composition.name) for e in events if e.kind == "action")
+            distractors[video_id] = [event for event in events if event.kind == "distractor"]
             videos[video_id] = Video(video_id, subset, duration_s, world.fps, actions)
             timelines[video_id] = Timeline(world.stride, world.fps, num_steps, duration_s)
-    annotations = Annotations(videos=videos)
+    return Plan(annotations=Annotations(videos=videos), distractors=distractors, timelines=timelines)
+
+
+def _write_world(folder: Path, world: World) -> dict[str, Any]:
+    """Write every file but the record; returns the record's facts."""
+    plan = plan_world(world)
     splits = draw_splits(world.seed)
     folder.mkdir(parents=True)
-    write_annotations(folder / "annotations.json", annotations)
+    write_annotations(folder / "annotations.json", plan.annotations)
     write_published_splits(folder / "splits", splits)
     simulate_features(
-        annotations,
-        timelines,
+        plan.annotations,
+        plan.timelines,
         folder / "features.h5",
         folder / "text.h5",
         seed=world.seed,
         dim=world.dim,
-        compositions={c.name: c for c in CLASSES},
+        repertoire=REPERTOIRE,
+        distractors=plan.distractors,
     )
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     return {
@@ -214,16 +258,19 @@ def simulate_features(
     *,
     seed: int = 0,
     dim: int = 512,
-    compositions: Mapping[str, Composition] | None = None,
+    repertoire: Repertoire | None = None,
+    distractors: Mapping[str, Sequence[Event]] | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> None:
     """Write a feature store over `timelines` (video id -> timeline) and the class sentences, both marked synthetic.
 
-    Frames follow the annotated actions; ignored ones (`Ambiguous`) look like motions of no class. `compositions`
-    defaults to what the words of the class names say. One video is in memory at a time. `progress(done, total)` is
-    called after each.
+    Frames follow the annotated actions; ignored ones (`Ambiguous`) look like motions of no class. `repertoire` has the
+    classes and their words, by default what the class names say. `distractors` of each video, by default some in the
+    gaps between its actions. One video is in memory at a time. `progress(done, total)` is called after each.
     """
-    compositions = dict(compositions or {name: compose(name) for name in annotations.classes})
+    if repertoire is None:
+        repertoire = Repertoire([compose(name) for name in annotations.classes], scenes_named=False)
+    compositions = {c.name: c for c in repertoire.classes}
     space = Space(seed=seed, dim=dim)
     names = tuple(compositions)
     text = np.stack([space.text(compositions[name]) for name in names]).astype(np.float32)
@@ -239,9 +286,17 @@ def simulate_features(
             unclear = [Event(a.start_s, a.end_s, "idle", replace(main, motion="ambiguous")) for a in ignored]
             length_s = timeline.num_steps * timeline.step_s
             taken = [(event.start_s, event.end_s) for event in actions + unclear]
+            if distractors is None:
+                others = distractors_in_gaps(actions, taken, length_s, main, repertoire, rng)
+            else:
+                others = list(distractors[video_id])
+            taken += [(event.start_s, event.end_s) for event in others]
+            main = _most_common(actions + others) or main  # whose scene and object are there all the time
+            rest = hard_negatives(taken, length_s, main, rng)
+            rest += background_motions(length_s, repertoire.motions, rng)
             features = render(
                 space,
-                actions + unclear + hard_negatives(taken, length_s, main, rng),
+                actions + others + unclear + rest,
                 main=main,
                 clutter=[things[i] for i in rng.integers(len(things), size=NUM_CLUTTER)],
                 steps=timeline.num_steps,

@@ -9,13 +9,29 @@ Pure arrays and seeds, no files (those are in synthetic.py). What a frame is mad
 - only while an action runs: its motion, an oscillation in a subspace all motions share, and what all actions share, a
   direction each for beginning, course and end, and livelier changes from frame to frame. A localizer can learn these
   from seen classes and find them in unseen ones; no sentence describes them;
-- hard negatives between the actions: the object close up at rest, and motions no class names, which have the course of
-  an action but neither beginning nor end;
+- distractors (synthetic_distractors.py): actions with all of the above, of an activity that is no class. Whoever acts,
+  asked for or not, brings its own object and scene into the picture, and those of the video step back;
+- hard negatives between the actions: the object close up at rest, motions that no class names, and the action's own
+  motion tried out; these have the course of an action but neither beginning nor end. Background motion, of the motions
+  that classes name, at any time, has none of the three;
 - nuisance: Ornstein-Uhlenbeck processes of several time constants, much of it in the directions that carry the signal,
   and white noise.
 
 A sentence knows the words through a noisy copy of their directions (imperfect image-text agreement, weakest for
-motions), and every class has its own weight of the common part and its own bias.
+motions), and every class has its own weight of the common part, hence its own bias: some sentences are closer to all
+frames than others.
+
+What of this is measured on real CLIP features and what is assumed:
+
+- measured: the lengths and cosines of frames, along time and inside against outside the actions; the cosines of names
+  with each other; and `NAME_COSINES`, how close the 200 ActivityNet names are to their own mean (ViT-L/14: mean .829,
+  standard deviation .035, with a tail of far ones). A class's weight of the common part follows that table;
+- follows from it: a sentence's mean cosine over frames is the common part's, `unrelated` (real image-text pairs: 15 to
+  16 of 100) times its own weight, which spreads by .006; and that of the rest of the sentence, with nothing known about
+  it but its length, which spreads as random directions do, by its length over the square root of `dim`: .025 at 512;
+- assumed: that rest. No matched image and text encoder was at hand, so how much closer real frames are to one name than
+  to another was not measured. Assumed as well are words as directions, how well images and text agree on them, and what
+  all actions share.
 """
 
 from __future__ import annotations
@@ -33,10 +49,16 @@ from psftr.features.text import spell_out
 FRAME_NORM = 10.6  # the real files say 10.3 to 10.9
 TEXT_NORM = 10.0
 _NUM_PHASES, _NUM_JITTER, _NUM_MOTIONS, _NUM_BROAD = 3, 8, 12, 32
+_ACTIONS = ("action", "distractor")  # alike but for who asks for them
+_STRENGTH = {"action": 1.0, "distractor": 1.0, "idle": 0.8, "background": 0.6}
 _FILLER = frozenset(
     ["a", "an", "and", "at", "by", "for", "from", "in", "into", "of", "on", "or", "the", "to", "up", "with"]
 )
 _NUM_SCENES = 4  # a real class name says nothing about the scene: one of so many
+# quantiles of the cosine of each of the 200 real ActivityNet names with their mean, measured on CLIP ViT-L/14
+NAME_QUANTILES = (0.0, 0.02, 0.05, 0.10, 0.25, 0.50, 0.75, 0.90, 1.0)
+NAME_COSINES = (0.662, 0.756, 0.761, 0.777, 0.812, 0.834, 0.852, 0.870, 0.891)
+_MEAN_SQUARED_COSINE = 0.688  # of the same names
 _IDLE_MOTIONS = ("walking", "waiting", "turning", "pointing", "bending", "waving")
 
 
@@ -81,30 +103,29 @@ class Recipe:
     similarity to the sentence alone localizes little, while what all actions share can be learned.
     """
 
-    common: float = 0.70
+    common: float = 0.80
     topic: float = 0.50
-    style: float = 0.35
+    style: float = 0.48
     scene: float = 0.30
     object: float = 0.28
     clutter: float = 0.20  # of each of three
     visibility: float = 0.38  # standard deviation of how visible scene and object are
-    close_up: float = 0.40  # how often the object is fully visible during an action
+    close_up: float = 0.3  # how often the object is fully visible during an action
+    hidden: float = 0.6  # share of the video's own object or scene that other actions take out of the picture
     motion: float = 0.27
-    course: float = 0.15
-    boundary: float = 0.17
-    jitter: float = 0.09
+    course: float = 0.20
+    boundary: float = 0.26
+    jitter: float = 0.10
     fade_s: float = 0.35
-    nuisance: tuple[tuple[float, float], ...] = ((0.15, 0.07), (0.10, 0.5), (0.09, 3.0), (0.10, 12.0))  # strength, s
+    nuisance: tuple[tuple[float, float], ...] = ((0.15, 0.07), (0.10, 0.5), (0.09, 3.0), (0.05, 12.0))  # strength, s
     nuisance_phases: float = 3.0  # weight of the shared directions among those the nuisance moves in
     nuisance_motions: float = 2.0
     white: float = 0.11
-    agreement: tuple[float, float, float] = (0.15, 0.48, 0.52)  # image-text, for motion, object and scene words
+    agreement: tuple[float, float, float] = (0.20, 0.56, 0.56)  # image-text, for motion, object and scene words
     agreement_spread: float = 0.06
-    text_common: float = 0.58  # squared; mean over the classes
-    text_spread: float = 0.06
     text_topic: float = 0.25
-    text_bias: float = 0.012
-    unrelated: float = 0.165  # cosine of any frame and a sentence about something else altogether
+    text_shared: float = 0.090  # what topic and shared words add to the squared cosine of names, of 0.687 in the mean
+    unrelated: float = 0.20  # cosine of any frame and a sentence about something else altogether
 
 
 class Space:
@@ -163,18 +184,26 @@ class Space:
         words = 0.62 * self.heard("motion", composition.motion, of_motion)
         words += 0.60 * _unit(np.sum([self.heard("object", word, of_object) for word in composition.objects], axis=0))
         words += 0.50 * self.heard("scene", composition.scene, of_scene)
-        share = float(np.clip(recipe.text_common + recipe.text_spread * rng.standard_normal(), 0.2, 0.75))
-        bias = recipe.text_bias * rng.standard_normal() * self.common
+        return self.sentence(words, rng, on_topic=on_topic)
+
+    def sentence(self, words: np.ndarray, rng: np.random.Generator, *, on_topic: bool = True) -> np.ndarray:
+        """[dim] of length TEXT_NORM: what is said in `words` [dim], with as much of the common part as `rng` gives."""
+        recipe = self.recipe
+        share = float(np.interp(rng.uniform(), NAME_QUANTILES, NAME_COSINES)) ** 2 - recipe.text_shared
         topic = recipe.text_topic if on_topic else 0.0
-        gap = recipe.unrelated / (recipe.common * math.sqrt(recipe.text_common))  # the modality gap, as a cosine
-        common = gap * self.common + math.sqrt(1 - gap**2) * self.text_common
+        gap = recipe.unrelated / (recipe.common * math.sqrt(_MEAN_SQUARED_COSINE - recipe.text_shared))
+        common = gap * self.common + math.sqrt(1 - gap**2) * self.text_common  # the modality gap is between the two
         content = topic * self.topic + math.sqrt(1 - share - topic**2) * _unit(words)
-        return TEXT_NORM * _unit(math.sqrt(share) * common + content + bias)
+        return TEXT_NORM * _unit(math.sqrt(share) * common + content)
 
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """On a timeline: an "action", or a hard negative, "still" (object at rest) or "idle" (no class's motion)."""
+    """On a timeline: an "action", asked for, or what is not.
+
+    "distractor": an action of an activity that is no class; "still": the object at rest; "idle": a motion that is no
+    action; "background": somebody else's motion, without an object, beside whatever happens.
+    """
 
     start_s: float
     end_s: float
@@ -191,11 +220,21 @@ def hard_negatives(
         while start_s - cursor_s > 2.5 and rng.random() < 0.75:
             length_s = min(start_s - cursor_s - 1.0, float(np.clip(rng.lognormal(1.1, 0.6), 1.0, 10.0)))
             begin_s = cursor_s + 0.5 + rng.uniform(0, min(start_s - cursor_s - 1.0 - length_s, 4.0))
-            motion = str(rng.choice(_IDLE_MOTIONS))
+            motion = main.motion if rng.random() < 0.4 else str(rng.choice(_IDLE_MOTIONS))
             composition = Composition(main.name, motion, main.objects, main.scene)
             events.append(Event(begin_s, begin_s + length_s, rng.choice(["still", "idle"]), composition))
             cursor_s = begin_s + length_s
         cursor_s = max(cursor_s, end_s)
+    return events
+
+
+def background_motions(duration_s: float, motions: Sequence[str], rng: np.random.Generator) -> list[Event]:
+    """Somebody moves in the background, about three times a minute, whatever else happens; `motions`: words to draw."""
+    events = []
+    for begin_s in rng.uniform(0, duration_s, rng.poisson(duration_s / 20)):
+        end_s = min(duration_s, begin_s + float(np.clip(rng.lognormal(1.2, 0.7), 1.0, 10.0)))
+        motion = str(rng.choice(motions))
+        events.append(Event(begin_s, end_s, "background", Composition("", motion, (), "")))
     return events
 
 
@@ -242,33 +281,42 @@ def render(
         beat = 2 * math.pi * (rng.uniform(0.4, 1.4) * since_s + rng.uniform())
         add(("motion", motion), space.word("motion", motion), recipe.motion * amount * (0.8 + 0.3 * np.sin(beat)))
         add(("turn", motion), space.word("motion turned", motion), recipe.motion * 0.5 * amount * np.cos(beat))
-        add("course", space.course, recipe.course * amount)
-        if event.kind == "action":
+        if event.kind != "background":
+            add("course", space.course, recipe.course * amount)
+        if event.kind in _ACTIONS:
             width_s, peak = min(max(0.4, 0.15 * length_s), 1.5), recipe.boundary * amount.max()
             add("beginning", space.beginning, peak * np.exp(-0.5 * (since_s / width_s) ** 2))
             add("end", space.end, peak * np.exp(-0.5 * ((since_s - length_s) / width_s) ** 2))
 
     visible = np.clip((0.85, 0.70) + recipe.visibility * _wander(rng, steps, 2, step_s, 2.5), 0.1, 1.3)
     lively = np.zeros(steps)
-    others: dict[Composition, np.ndarray] = {}  # a second class brings its object, and some of its scene
+    hidden = np.zeros((steps, 2))  # of the video's own scene and object, while others act
+    others: dict[tuple[int, object], tuple[np.ndarray, np.ndarray]] = {}  # their scenes and objects
     for event in events:
         amount = _amount(times_s, event, recipe.fade_s * rng.uniform(0.6, 1.6))
         if event.kind != "still":
-            strength = rng.uniform(0.75, 1.25) * (1.0 if event.kind == "action" else 0.8)
+            strength = rng.uniform(0.75, 1.25) * _STRENGTH[event.kind]
             add_motion(event, strength * amount)
             lively = np.maximum(lively, strength * amount)
-        if event.composition.name != main.name:
-            others[event.composition] = np.maximum(others.get(event.composition, 0.0), amount)
-        elif event.kind == "still" or rng.random() < recipe.close_up:
-            visible[:, 1] = np.maximum(visible[:, 1], amount)
+        if event.kind == "background":
+            continue
+        for part, own in enumerate((main.scene, main.objects)):
+            theirs = (event.composition.scene, event.composition.objects)[part]
+            if theirs != own:
+                direction = (space.scene, space.objects)[part](event.composition)
+                before = others[part, theirs][1] if (part, theirs) in others else 0.0
+                others[part, theirs] = direction, np.maximum(before, amount)
+                hidden[:, part] = np.maximum(hidden[:, part], recipe.hidden * amount)
+            elif part and (event.kind == "still" or rng.random() < recipe.close_up):
+                visible[:, 1] = np.maximum(visible[:, 1], amount)
+    visible *= 1 - hidden
     add("common", space.common, recipe.common)
     add("topic", space.topic, recipe.topic)
     add("style", _unit(rng.standard_normal(space.dim)), recipe.style)
     add_instance("scene", space.scene(main), recipe.scene * visible[:, 0])
     add_instance("object", space.objects(main), recipe.object * visible[:, 1])
-    for composition, amount in others.items():
-        add_instance(("object", composition), space.objects(composition), recipe.object * amount)
-        add_instance(("scene", composition), space.scene(composition), 0.5 * recipe.scene * amount)
+    for (part, words), (theirs_direction, amount) in others.items():
+        add_instance(("other", part, words), theirs_direction, (recipe.scene, recipe.object)[part] * amount)
     clutter_visible = np.clip(1 + 0.4 * _wander(rng, steps, len(clutter), step_s, 4.0), 0, 2)
     for number, direction in enumerate(clutter):
         add_instance(("clutter", number), direction, recipe.clutter * clutter_visible[:, number])

@@ -11,10 +11,12 @@ from typing import Any
 
 from psftr.checkpoints import load_saved
 from psftr.data.datasets import Dataset, open_dataset
+from psftr.data.splits import hold_out_classes
 from psftr.engine.configuration import read_config
 from psftr.engine.localize import localize_split
-from psftr.engine.runs import RunFolder, different_keys, lookup
+from psftr.engine.runs import RunFolder, different_keys, find_runs, lookup
 from psftr.errors import PsftrError
+from psftr.evaluation.comparison import TrainedOn
 from psftr.evaluation.protocol import Evaluation, evaluate_predictions
 from psftr.evaluation.rules import CLEAN, protocol_for
 from psftr.methods import find_method
@@ -40,27 +42,69 @@ class Job:
     predictions: Predictions
     protocol: str
     folder: Path
+    device: str
 
     def evaluate(self, predictions: Predictions | None = None) -> Evaluation:
         """Score these predictions, or others of the same split such as the baseline's."""
         return score(predictions or self.predictions, self.dataset, self.protocol, exclude=self.common.dataset.exclude)
 
-    def baseline(self, device: str) -> Predictions:
+    def baseline(self) -> Predictions:
         """The training-free CLIP baseline on the same features and split."""
         method = find_method("clip_baseline")
         return localize_split(
-            self.common, method, method.settings(), self.dataset, protocol=self.protocol, device=device
+            self.common, method, method.settings(), self.dataset, protocol=self.protocol, device=self.device
         )
 
 
 def score(predictions: Predictions, dataset: Dataset, protocol: str, *, exclude: Iterable[str] = ()) -> Evaluation:
+    rules = protocol_for(dataset.name, protocol, exclude=exclude)
     return evaluate_predictions(
         predictions,
         dataset.annotations,
         dataset.split,
-        protocol=protocol_for(dataset.name, protocol, exclude=exclude),
+        protocol=replace(rules, test_subset=dataset.spec.test_subset),
         features_identity=dataset.store.identity,
     )
+
+
+def asked_of(dataset: Dataset, common: CommonSettings, classes: str) -> Dataset:
+    """The data set with the classes and videos that are looked for: unseen ones in the test, or held-out seen ones.
+
+    Held-out classes are those of `data.held_out_classes`, in videos of the training subset. Nothing of the test is
+    looked at then. Raises PsftrError where the run held none out.
+    """
+    if classes == "unseen":
+        return dataset
+    data = common.data
+    if not data.held_out_classes:
+        raise PsftrError("classes=held-out: this run held no seen class out of training (data.held_out_classes=0)")
+    split = hold_out_classes(dataset.split, count=data.held_out_classes, seed=data.held_out_seed)
+    return replace(dataset, split=split, spec=replace(dataset.spec, test_subset=dataset.spec.train_subset))
+
+
+def trained_on(run: RunFolder) -> TrainedOn:
+    """Which training a run is, beside its settings."""
+    config = run.read()["config"]
+    split, data = config["split"], config["data"]
+    return TrainedOn(split["ratio"], split["index"], data["held_out_seed"], config["seed"])
+
+
+def scores_of(folder: Path, settings: EvaluateSettings, given: Mapping[str, Any]) -> dict[TrainedOn, float]:
+    """Average mAP of every finished run in a run or multirun folder, which must hold one setting: splits and seeds.
+
+    Raises PsftrError where the runs differ in anything else.
+    """
+    runs = [run for run in find_runs(folder) if run.read()["status"] == "finished"]
+    if not runs:
+        raise PsftrError(f"no finished run in {folder}")
+    configs = [run.read()["config"] for run in runs]
+    differing = {key for config in configs for key in different_keys(configs[0], config)}
+    if other := sorted(differing - {"split.index", "seed", "data.held_out_seed"}):
+        raise PsftrError(
+            f"the runs in {folder} differ in {', '.join(other[:4])} too: compare folders whose runs differ in split, "
+            "seed and data.held_out_seed only"
+        )
+    return {trained_on(run): run_job(run, settings, given).evaluate().ap.average for run in runs}
 
 
 def run_job(run: RunFolder, settings: EvaluateSettings, given: Mapping[str, Any]) -> Job:
@@ -88,7 +132,8 @@ def run_job(run: RunFolder, settings: EvaluateSettings, given: Mapping[str, Any]
     protocol = settings.protocol or common.protocol
     if common.protocol == "peer" and protocol == "clean":
         raise PsftrError(f"{run.path} chose its checkpoint on the test classes: protocol=clean cannot score it")
-    file = run.path / "predictions.json"
+    dataset = asked_of(dataset, common, settings.classes)
+    file = run.path / ("predictions.json" if settings.classes == "unseen" else "predictions-held-out.json")
     predictions = None if settings.redo else _predictions_of(run, file, config, protocol, groups)
     if predictions is None:
         saved = load_saved(run.path)
@@ -98,7 +143,7 @@ def run_job(run: RunFolder, settings: EvaluateSettings, given: Mapping[str, Any]
         )
         write_predictions(file, predictions)
         log.info("predictions  %s", file)
-    return Job(method.name, common, dataset, predictions, protocol, run.path)
+    return Job(method.name, common, dataset, predictions, protocol, run.path, settings.device)
 
 
 def _predictions_of(
@@ -126,7 +171,7 @@ def method_job(settings: EvaluateSettings, folder: Callable[[Dataset], Path], ow
     predictions = localize_split(settings, method, own, dataset, protocol=protocol, device=settings.device)
     out = folder(dataset)
     write_predictions(out / "predictions.json", predictions)
-    return Job(method.name, settings, dataset, predictions, protocol, out)
+    return Job(method.name, settings, dataset, predictions, protocol, out, settings.device)
 
 
 @dataclass(frozen=True, eq=False)
@@ -181,7 +226,9 @@ def training_free_job(one: TrainingFree, settings: EvaluateSettings) -> Job:
     dataset = open_dataset(settings.dataset, chosen, data_root=settings.data_root)
     if set(split["unseen"]) != set(dataset.split.unseen):
         raise PsftrError(f"the splits given are not those of {one.file}: restore the split files, or localize again")
-    return Job(one.name, settings, dataset, one.predictions, settings.protocol or CLEAN, one.file.parent)
+    return Job(
+        one.name, settings, dataset, one.predictions, settings.protocol or CLEAN, one.file.parent, settings.device
+    )
 
 
 def group_by_setting(runs: Sequence[RunFolder]) -> dict[str, list[RunFolder]]:

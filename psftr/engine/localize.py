@@ -50,13 +50,21 @@ def localize(
     return localizer.localize(readable(), class_names)
 
 
+def settings_of(saved: Saved | None) -> tuple[TrainSettings, Method, Any]:
+    """(shared settings, method, its settings) of a training; without one, those of the training-free CLIP baseline.
+
+    Raises PsftrError for settings that this psftr does not know.
+    """
+    config = dict(saved.facts.get("config") or {}, method=saved.facts["method"]) if saved else {"method": BASELINE}
+    return read_config(TrainSettings, config)
+
+
 def build_localizer(saved: Saved | None, text: TextEmbeddings, *, device: str | torch.device) -> Localizer:
     """Of a training as it lies on disk, with its own settings; without one, the training-free CLIP baseline.
 
     One trained under the peers' protocol is merged by our rules here.
     """
-    config = dict(saved.facts.get("config") or {}, method=saved.facts["method"]) if saved else {"method": BASELINE}
-    common, method, own = read_config(TrainSettings, config)
+    common, method, own = settings_of(saved)
     return method.localizer(
         LocalizerSetup(
             own=own,

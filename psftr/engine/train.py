@@ -103,7 +103,7 @@ def _fit(common: TrainSettings, training: Training, facts: dict[str, Any], run: 
     resumed = run.last_checkpoint if run.last_checkpoint.is_file() else None
     if run.facts_file.is_file() and resumed is None:
         log.info("no checkpoint in %s yet: starting from the beginning", run.path)
-    trainer = build_trainer(common, run, facts, chooses=chooses)
+    trainer = build_trainer(common, run, facts, callbacks=training.callbacks, chooses=chooses)
     for line in describe(common, training, facts, str(selected_path(trainer.strategy.root_device))):
         log.info("%s", line)
     if resumed is not None:

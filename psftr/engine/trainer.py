@@ -6,7 +6,7 @@ import logging
 import sys
 import time
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pytorch_lightning as pl
@@ -23,10 +23,21 @@ from psftr.settings import LoggerSettings, TrainerSettings, TrainSettings
 log = logging.getLogger("psftr")
 
 
-def build_trainer(settings: TrainSettings, folder: RunFolder, facts: Mapping[str, Any], *, chooses: bool) -> pl.Trainer:
-    """`facts`: what every checkpoint says about itself. `chooses`: the best epoch by val/mAP is kept too."""
+def build_trainer(
+    settings: TrainSettings,
+    folder: RunFolder,
+    facts: Mapping[str, Any],
+    *,
+    callbacks: Sequence[Callback],
+    chooses: bool,
+) -> pl.Trainer:
+    """`facts`: what every checkpoint says about itself. `callbacks`: the method's own.
+
+    `chooses`: the best epoch by val/mAP is kept too.
+    """
     trainer = settings.trainer
-    callbacks: list[Callback] = [
+    callbacks = [
+        *callbacks,
         Facts(facts),
         EpochSeed(settings.seed),
         ModelCheckpoint(

@@ -139,6 +139,14 @@ class TenSplitReport:
         return holds
 
     @property
+    def differing_rows(self) -> list[tuple[str, str]]:
+        """(splits, topic and sentence) of the differing facts."""
+        return [
+            (f"split{'s' if len(indices) > 1 else ''} {' '.join(map(str, indices))}", f"{topic}: {sentence}")
+            for (topic, sentence), indices in self.differing_facts.items()
+        ]
+
+    @property
     def paper_rows(self) -> tuple[PaperRow, ...]:
         """Published rows of the same data set and ratio; none beside synthetic numbers."""
         return () if self.synthetic else comparable_rows(self.protocol.dataset, self.ratio)

@@ -20,6 +20,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import pandas as pd
 import torch
 
 from psftr.data.annotations import Action
@@ -32,9 +33,8 @@ from psftr.segments import tiou_paired
 class Matches:
     """Detections (N, by class, then best score first) matched with ground truth (G) at each tIoU (T).
 
-    is_true [N, T]: takes a ground truth. is_ignored [N, T]: neither true nor false. is_found [G, T]: is
-    taken. Class and video columns are indices into `classes` and `video_ids`; segments are (start, end) in
-    seconds.
+    Class and video columns are indices into `classes` and `video_ids`; segments are (start, end) in seconds.
+    taken: the instance that a detection takes, -1 for none. is_ignored: neither true nor false.
     """
 
     classes: tuple[str, ...]
@@ -44,12 +44,24 @@ class Matches:
     detection_video: np.ndarray  # [N] int
     detection_segments: np.ndarray  # [N, 2]
     scores: np.ndarray  # [N]
-    is_true: np.ndarray
-    is_ignored: np.ndarray
+    taken: np.ndarray  # [N, T] int
+    is_ignored: np.ndarray  # [N, T]
     truth_class: np.ndarray  # [G] int
     truth_video: np.ndarray  # [G] int
     truth_segments: np.ndarray  # [G, 2]
-    is_found: np.ndarray
+
+    @property
+    def is_true(self) -> np.ndarray:
+        """[N, T]: takes an instance."""
+        return self.taken >= 0
+
+    @property
+    def is_found(self) -> np.ndarray:
+        """[G, T]: is taken."""
+        found = np.zeros((len(self.truth_class), len(self.tious)), dtype=bool)
+        for t, instances in enumerate(self.taken.T):
+            found[instances[instances >= 0], t] = True
+        return found
 
     def precision_recall(self, class_index: int, tiou_index: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Precision (not interpolated), recall and score after each counted detection of a class, best first.
@@ -58,7 +70,7 @@ class Matches:
         """
         rows = self.detection_class == class_index
         counted = rows & ~self.is_ignored[:, tiou_index]
-        true = self.is_true[counted, tiou_index].cumsum()
+        true = (self.taken[counted, tiou_index] >= 0).cumsum()
         num_truth = int((self.truth_class == class_index).sum())
         recall = true / num_truth if num_truth else np.full(len(true), np.nan)
         return true / np.arange(1, len(true) + 1), recall, self.scores[counted]
@@ -114,7 +126,7 @@ def match_detections(
 ) -> Matches:
     """Match every detection of `classes` with the ground truth. Rows of other labels are left out of both.
 
-    ignored: instances that are neither to be found nor to be blamed for. A detection that overlaps one in
+    ignored: instances that count neither as ground truth nor as background. A detection that overlaps one in
     time at all, and takes no ground truth at a threshold, does not count at that threshold (the rule of
     THUMOS14's own evaluation for `Ambiguous`). An ignored instance labelled with one of `classes` concerns
     only that class, one of another label concerns all.
@@ -124,39 +136,40 @@ def match_detections(
     classes, tious = tuple(classes), tuple(map(float, tious))
     _check(classes, tious)
     video_ids = tuple(sorted({*ground_truth, *detections}))
-    truth = _Columns.of(ground_truth, classes, video_ids)
-    truth = truth.take(np.lexsort((truth.end_s, truth.start_s, truth.video, truth.label)))
-    found = _Columns.of(detections, classes, video_ids)
-    found = found.take(np.lexsort((found.end_s, found.start_s, found.video, -found.score, found.label)))
+    truth, found = (_sorted_rows(rows, classes, video_ids) for rows in (ground_truth, detections))
+    truth_segments, segments = truth[["start_s", "end_s"]].to_numpy(), found[["start_s", "end_s"]].to_numpy()
 
-    row, instance, tiou = _pairs(found, truth, len(video_ids))
+    # every detection with every instance of its class and video; `truth` is sorted by both
+    key, truth_key = (rows["label"].to_numpy() * len(video_ids) + rows["video"].to_numpy() for rows in (found, truth))
+    first = np.searchsorted(truth_key, key, side="left")
+    count = np.searchsorted(truth_key, key, side="right") - first
+    row = np.repeat(np.arange(len(key)), count)
+    instance = np.repeat(first - count.cumsum() + count, count) + np.arange(len(row))
+    tiou = tiou_paired(torch.from_numpy(segments[row]), torch.from_numpy(truth_segments[instance])).numpy()
     num_reached = np.searchsorted(tious, tiou, side="right")  # thresholds not above the tIoU: always a prefix
-    keep = num_reached > 0
-    row, instance, tiou, num_reached = row[keep], instance[keep], tiou[keep], num_reached[keep]
     order = np.lexsort((instance, -tiou, row))
-    true_bits, found_bits = [0] * len(found.label), [0] * len(truth.label)
-    reached_bits = (1 << num_reached[order]) - 1
-    for d, g, reached in zip(row[order].tolist(), instance[order].tolist(), reached_bits.tolist()):
-        taken = reached & ~true_bits[d] & ~found_bits[g]
-        true_bits[d] |= taken
-        found_bits[g] |= taken
-
-    is_true = _unpack(true_bits, len(tious))
-    is_ignored = _overlaps_ignored(found, ignored or {}, classes, video_ids)[:, None] & ~is_true
+    order = order[num_reached[order] > 0]
+    taken, thresholds = np.full((len(found), len(tious)), -1, dtype=np.int32), np.arange(len(tious))
+    true_bits, found_bits = [0] * len(found), [0] * len(truth)
+    for d, g, reached in zip(row[order].tolist(), instance[order].tolist(), (1 << num_reached[order]).tolist()):
+        new = (reached - 1) & ~true_bits[d] & ~found_bits[g]
+        if new:
+            true_bits[d] |= new
+            found_bits[g] |= new
+            taken[d, new >> thresholds & 1 == 1] = g
     return Matches(
         classes=classes,
         tious=tious,
         video_ids=video_ids,
-        detection_class=found.label,
-        detection_video=found.video,
-        detection_segments=np.stack((found.start_s, found.end_s), axis=1),
-        scores=found.score,
-        is_true=is_true,
-        is_ignored=is_ignored,
-        truth_class=truth.label,
-        truth_video=truth.video,
-        truth_segments=np.stack((truth.start_s, truth.end_s), axis=1),
-        is_found=_unpack(found_bits, len(tious)),
+        detection_class=found["label"].to_numpy(),
+        detection_video=found["video"].to_numpy(),
+        detection_segments=segments,
+        scores=found["score"].to_numpy(),
+        taken=taken,
+        is_ignored=_overlaps_ignored(found, ignored or {}, classes, video_ids)[:, None] & (taken < 0),
+        truth_class=truth["label"].to_numpy(),
+        truth_video=truth["video"].to_numpy(),
+        truth_segments=truth_segments,
     )
 
 
@@ -170,7 +183,7 @@ def average_precision(matches: Matches) -> ApResult:
     for c, (stop, count) in enumerate(zip(ends, num_detections)):
         if not num_truth[c]:
             continue
-        is_true = matches.is_true[stop - count : stop]
+        is_true = matches.taken[stop - count : stop] >= 0
         true = is_true.cumsum(axis=0)
         counted = (~matches.is_ignored[stop - count : stop]).cumsum(axis=0)
         precision = true / np.maximum(counted, 1)
@@ -179,77 +192,42 @@ def average_precision(matches: Matches) -> ApResult:
     return ApResult(matches.classes, matches.tious, ap, num_truth, num_detections)
 
 
-@dataclass(frozen=True, eq=False)
-class _Columns:
-    """Ground truth or detections as columns: class and video as indices, seconds, score (0 for truth)."""
+def _sorted_rows(
+    rows: Mapping[str, Sequence[Action]] | Mapping[str, Sequence[Detection]],
+    classes: tuple[str, ...],
+    video_ids: tuple[str, ...],
+) -> pd.DataFrame:
+    """Ground truth or detections of `classes`: label and video as indices, seconds, score (0 for ground truth).
 
-    label: np.ndarray
-    video: np.ndarray
-    start_s: np.ndarray
-    end_s: np.ndarray
-    score: np.ndarray
-
-    @classmethod
-    def of(
-        cls,
-        rows: Mapping[str, Sequence[Action]] | Mapping[str, Sequence[Detection]],
-        classes: tuple[str, ...],
-        video_ids: tuple[str, ...],
-    ) -> _Columns:
-        place = {name: i for i, name in enumerate(classes)}
-        video_place = {name: i for i, name in enumerate(video_ids)}
-        flat = [
-            (place[r.label], video_place[video_id], r.start_s, r.end_s, getattr(r, "score", 0.0))
-            for video_id, video_rows in rows.items()
-            for r in video_rows
-            if r.label in place
-        ]
-        table = np.array(flat, dtype=np.float64).reshape(-1, 5)  # indices stay exact in float64
-        label, video = table[:, 0].astype(np.int64), table[:, 1].astype(np.int64)
-        return cls(label, video, table[:, 2].copy(), table[:, 3].copy(), table[:, 4].copy())
-
-    def take(self, order: np.ndarray) -> _Columns:
-        columns = (self.label, self.video, self.start_s, self.end_s, self.score)
-        return _Columns(*(column[order] for column in columns))
-
-    def segments(self, rows: np.ndarray) -> torch.Tensor:
-        return torch.from_numpy(np.stack((self.start_s[rows], self.end_s[rows]), axis=1))
-
-
-def _pairs(found: _Columns, truth: _Columns, num_videos: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Every (detection, ground truth) row of the same class and video, and their tIoU; `truth` is sorted."""
-    truth_key, found_key = truth.label * num_videos + truth.video, found.label * num_videos + found.video
-    first = np.searchsorted(truth_key, found_key, side="left")
-    count = np.searchsorted(truth_key, found_key, side="right") - first
-    row = np.repeat(np.arange(len(found_key)), count)
-    within = np.arange(len(row)) - np.repeat(count.cumsum() - count, count)
-    instance = np.repeat(first, count) + within
-    return row, instance, tiou_paired(found.segments(row), truth.segments(instance)).numpy()
-
-
-def _unpack(bits: list[int], num_tious: int) -> np.ndarray:
-    """Integers whose bit t stands for threshold t -> bool [len(bits), num_tious]."""
-    return (np.array(bits, dtype=np.int64)[:, None] >> np.arange(num_tious)) & 1 == 1
+    By label, then best score first, then by video, start and end.
+    """
+    place = {name: i for i, name in enumerate(classes)}
+    kept = [
+        (place[r.label], v, r.start_s, r.end_s, getattr(r, "score", 0.0))
+        for v, video_id in enumerate(video_ids)
+        for r in rows.get(video_id, ())
+        if r.label in place
+    ]
+    kinds = {"label": np.int64, "video": np.int64, "start_s": float, "end_s": float, "score": float}
+    columns = np.array(kept, dtype=np.float64).reshape(-1, len(kinds)).T.copy()  # indices stay exact in float64
+    label, video, start_s, end_s, score = columns
+    order = np.lexsort((end_s, start_s, video, -score, label))
+    return pd.DataFrame({name: column[order] for name, column in zip(kinds, columns)}).astype(kinds)
 
 
 def _overlaps_ignored(
-    found: _Columns,
-    ignored: Mapping[str, Sequence[Action]],
-    classes: tuple[str, ...],
-    video_ids: tuple[str, ...],
+    found: pd.DataFrame, ignored: Mapping[str, Sequence[Action]], classes: tuple[str, ...], video_ids: tuple[str, ...]
 ) -> np.ndarray:
     """bool [N]: the detection shares some time with an ignored instance that concerns its class."""
-    overlaps = np.zeros(len(found.label), dtype=bool)
-    place = {name: i for i, name in enumerate(classes)}
-    video_place = {name: i for i, name in enumerate(video_ids)}
-    for video_id, actions in ignored.items():
-        if video_id not in video_place or not actions:
-            continue
-        rows = np.flatnonzero(found.video == video_place[video_id])
-        for action in actions:
-            shares = np.minimum(found.end_s[rows], action.end_s) > np.maximum(found.start_s[rows], action.start_s)
-            concerned = found.label[rows] == place.get(action.label, -1) if action.label in place else True
-            overlaps[rows] |= shares & concerned
+    overlaps = np.zeros(len(found), dtype=bool)
+    label, video, start_s, end_s = (found[name].to_numpy() for name in ("label", "video", "start_s", "end_s"))
+    for video_id in set(ignored) & set(video_ids):
+        rows = np.flatnonzero(video == video_ids.index(video_id)) if ignored[video_id] else ()
+        for action in ignored[video_id]:
+            shares = np.minimum(end_s[rows], action.end_s) > np.maximum(start_s[rows], action.start_s)
+            if action.label in classes:
+                shares &= label[rows] == classes.index(action.label)
+            overlaps[rows] |= shares
     return overlaps
 
 

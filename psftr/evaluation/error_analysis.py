@@ -1,8 +1,8 @@
 """What goes wrong, in the manner of DETAD: false-positive profile, sensitivity, misses, and confusion of classes.
 
 Definitions follow Alwassel, Caba Heilbron, Escorcia and Ghanem, "Diagnosing Error in Temporal Action Detectors"
-(ECCV 2018). A detection that counts at tIoU threshold a is, by the ground-truth instance of its video (any class to be
-found) with which it overlaps most:
+(ECCV 2018). A detection that counts at tIoU threshold a is, by the ground-truth instance of its video (of any scored
+class) with which it overlaps most:
 
     true positive      it takes an instance of its class (see `match_detections`)
     double detection   tIoU >= a, right label, but the instance is taken by a better-scored detection
@@ -11,8 +11,8 @@ found) with which it overlaps most:
     confusion          0.1 <= tIoU < a, wrong label
     background         tIoU < 0.1
 
-Where two instances overlap equally, the one with the detection's own label decides. Actions of classes that are not to
-be found (the seen ones) are background here, as they are for AP.
+Where two instances overlap equally, the one with the detection's own label decides. Actions of seen
+classes are background here, as they are for AP.
 """
 
 from __future__ import annotations
@@ -114,7 +114,6 @@ def analyse_errors(
     t = matches.tious.index(tiou)
     own, other = best_overlaps(matches)
     types = classify(matches, own, other)
-    taken = assignments(matches)
     everything = np.ones(len(matches.truth_class), dtype=bool)
     return ErrorAnalysis(
         tiou=tiou,
@@ -128,13 +127,13 @@ def analyse_errors(
                 name=name,
                 range_text=what.range_text(index),
                 count=int(members.sum()),
-                map_n=normalized_map(matches, taken, members),
+                map_n=normalized_map(matches, members),
                 missed=_share(~matches.is_found[members, t]),
             )
             for what in characteristics
             for index, (name, members) in enumerate(_members(matches, what, durations_s))
         ),
-        map_n=normalized_map(matches, taken, everything),
+        map_n=normalized_map(matches, everything),
         missed=_share(~matches.is_found[:, t]),
     )
 
@@ -185,24 +184,7 @@ def gains(matches: Matches, types: NDArray[np.int64]) -> dict[str, float]:
     }
 
 
-def assignments(matches: Matches) -> NDArray[np.int64]:
-    """[N, T]: the instance each true positive takes, -1 for every other detection."""
-    taken = np.full(matches.is_true.shape, -1, dtype=np.int64)
-    groups: dict[tuple[int, int], list[int]] = {}
-    for g, key in enumerate(zip(matches.truth_class.tolist(), matches.truth_video.tolist())):
-        groups.setdefault(key, []).append(g)
-    rows = np.flatnonzero(matches.is_true.any(axis=1))
-    free = np.ones((len(matches.truth_class), len(matches.tious)), dtype=bool)
-    for n in rows:  # best score first within a class, so the greedy matching repeats itself
-        candidates = np.array(groups[int(matches.detection_class[n]), int(matches.detection_video[n])])
-        tiou = _tiou(matches.detection_segments[n : n + 1], matches.truth_segments[candidates])[0]
-        for t in np.flatnonzero(matches.is_true[n]):
-            g = candidates[int(np.where(free[candidates, t], tiou, -1.0).argmax())]
-            taken[n, t], free[g, t] = g, False
-    return taken
-
-
-def normalized_map(matches: Matches, taken: NDArray[np.int64], members: NDArray[np.bool_]) -> float:
+def normalized_map(matches: Matches, members: NDArray[np.bool_]) -> float:
     """Average mAP_N of the instances `members` [G]: AP with precision as if every class had the same N instances.
 
     N is the mean number of instances per class. Detections that take other instances are left out; all errors stay.
@@ -217,7 +199,7 @@ def normalized_map(matches: Matches, taken: NDArray[np.int64], members: NDArray[
             continue
         rows = matches.detection_class == c
         for t in range(len(matches.tious)):
-            instance = taken[rows, t]
+            instance = matches.taken[rows, t]
             is_true = (instance >= 0) & members[instance]
             counted = is_true | ((instance < 0) & ~matches.is_ignored[rows, t])
             values.append(_normalized_ap(is_true[counted], number, mean_number))

@@ -48,12 +48,8 @@ def report_text(report: TenSplitReport, *, baseline: TenSplitReport | None = Non
         text(split_table(report)),
         text(comparison_table([report, baseline] if baseline else [report])),
     ]
-    if report.differing_facts:
-        told = [
-            (f"split{'s' if len(indices) > 1 else ''} {' '.join(map(str, indices))}", f"{topic}: {sentence}")
-            for (topic, sentence), indices in report.differing_facts.items()
-        ]
-        parts.append("What differs between splits\n" + facts_text(told))
+    if report.differing_rows:
+        parts.append("What differs between splits\n" + facts_text(report.differing_rows))
     return "\n\n".join([*parts, text(classes_over_splits(report, baseline=baseline))])
 
 

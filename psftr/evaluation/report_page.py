@@ -14,24 +14,18 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
-import pandas as pd
 from markupsafe import Markup
 
 from psftr.data.annotations import Annotations
 from psftr.data.splits import ClassSplit
 from psftr.errors import PsftrError
+from psftr.evaluation import charts, tables
 from psftr.evaluation.aggregate import TenSplitReport, group_reports
-from psftr.evaluation.charts import (
-    data_scale_chart,
-    error_charts,
-    precision_recall_chart,
-    reliability_chart,
-    splits_chart,
-)
+from psftr.evaluation.average_precision import Matches
 from psftr.evaluation.curves import reliability
-from psftr.evaluation.error_analysis import analyse_errors, characteristics_for
+from psftr.evaluation.error_analysis import ErrorAnalysis, analyse_errors, characteristics_for
 from psftr.evaluation.facts import is_synthetic, mark, provenance_rows
-from psftr.evaluation.figures import Chart, inline_svg
+from psftr.evaluation.figures import inline_svg
 from psftr.evaluation.protocol import Evaluation, score_files
 from psftr.evaluation.report_timelines import (
     file_addresses,
@@ -42,7 +36,6 @@ from psftr.evaluation.report_timelines import (
 )
 from psftr.evaluation.rules import Protocol
 from psftr.evaluation.stage_trace import StageTrace
-from psftr.evaluation.tables import Table, class_table, comparison_table, confused_pairs, confusion_matrix, split_table
 from psftr.files import write_text
 from psftr.predictions import Predictions, canonical_id
 
@@ -57,35 +50,18 @@ _BANNERS = {
 
 
 @dataclass(frozen=True, eq=False)
-class _Results:
-    """Tables and charts over splits, of one data set and one set of rules."""
-
-    comparison: Table
-    facts: list[tuple[str, list[tuple[str, str]]]]
-    charts: list[Chart]
-    splits: list[Table]
-
-
-@dataclass(frozen=True, eq=False)
-class _Details:
-    """What is shown of one scored file."""
-
-    tiou: float
-    classes: Table
-    curves: list[Chart]
-    confusion: pd.DataFrame | None
-    confusion_caption: str
-    pairs: Table
-    errors: list[Chart]
-
-
-@dataclass(frozen=True, eq=False)
 class _File:
-    """The part of the page on one predictions file; `details` is None where it was not scored."""
+    """What concerns one predictions file: shown alone once the script runs.
+
+    evaluation, matches, analysis: None where it was not scored; `at` is the analysed one of its tIoUs.
+    """
 
     title: str
     facts: list[tuple[str, str]]
-    details: _Details | None
+    evaluation: Evaluation | None = None
+    matches: Matches | None = None
+    analysis: ErrorAnalysis | None = None
+    at: int = 0
 
 
 def write_report_page(
@@ -102,6 +78,7 @@ def write_report_page(
     sources: Mapping[str, str | os.PathLike[str]] | None = None,
     durations_s: Mapping[str, float] | None = None,
     stages: Mapping[str, StageTrace] | None = None,
+    further_tables: Sequence[tables.Table] = (),
     title: str = "psftr report",
 ) -> Path:
     """Write the page for predictions by name; returns its path.
@@ -110,8 +87,8 @@ def write_report_page(
     evaluations: of the files, where they are at hand; else `score_files` makes them, by `protocol` and `splits`.
     expected_splits: default all ten where several published splits are given. videos_dir: where to look for video
     files, default the page's own folder; sources: known files, by video id. stages: by the name of their file, how its
-    detections came about. Raises PsftrError where files, splits and annotations do not belong together, or must not be
-    averaged.
+    detections came about. further_tables: after the results. Raises PsftrError where files, splits and
+    annotations do not belong together, or must not be averaged.
     """
     if not files:
         raise PsftrError("no predictions for the report; give at least one file")
@@ -140,23 +117,25 @@ def write_report_page(
     has_stages = any("s" in video for file in data for video in file["videos"])
     # "<" inside the data must not end the script element.
     plain = json.dumps(data, separators=(",", ":"), ensure_ascii=False, allow_nan=False).replace("<", "\\u003c")
-    template = _environment().get_template("report.html")
-    return write_text(
-        path,
-        template.render(
+    by_rules: dict[tuple[Protocol, bool], list[TenSplitReport]] = {}
+    for report in group_reports(evaluations.values(), expected=expected_splits):
+        by_rules.setdefault((report.protocol, report.synthetic), []).append(report)
+    page = (
+        _environment()
+        .get_template("report.html")
+        .render(
             title=title,
             banners=_banners(files.values(), evaluations.values()),
-            results=_results(group_reports(evaluations.values(), expected=expected_splits)),
-            files=[
-                _file(titles[name], predictions, evaluations.get(name), durations)
-                for name, predictions in files.items()
-            ],
+            results=list(by_rules.values()),
+            files=[_file(titles[name], file, evaluations.get(name), durations) for name, file in files.items()],
+            further=further_tables,
             has_stages=has_stages,
             style=_parts("css", has_stages),
             script=_parts("js", has_stages),
             data=Markup(plain),
-        ).lstrip(),
+        )
     )
+    return write_text(path, page.lstrip())
 
 
 def _environment() -> jinja2.Environment:
@@ -167,7 +146,8 @@ def _environment() -> jinja2.Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.globals["svg"] = lambda chart: Markup(inline_svg(chart))
+    environment.globals |= {"svg": lambda chart: Markup(inline_svg(chart)), "tables": tables, "charts": charts}
+    environment.globals["reliability"] = reliability
     return environment
 
 
@@ -189,27 +169,6 @@ def _banners(files: Iterable[Predictions], evaluations: Iterable[Evaluation]) ->
     return [(word, sentence) for begin, sentence in _BANNERS.items() for word in told if word.startswith(begin)]
 
 
-def _results(reports: Sequence[TenSplitReport]) -> list[_Results]:
-    by_rules: dict[tuple[Protocol, bool], list[TenSplitReport]] = {}
-    for report in reports:
-        by_rules.setdefault((report.protocol, report.synthetic), []).append(report)
-    results = []
-    for group in by_rules.values():
-        facts = []
-        for report in group:
-            rows = [*report.shared_facts]
-            for (topic, text), indices in report.differing_facts.items():
-                rows.append((f"splits {' '.join(map(str, indices))}: {topic}", text))
-            facts.append((f"{report.method}, {report.ratio_text}", rows))
-        over_splits = any(len(report.evaluations) > 1 for report in group)
-        charts = [splits_chart(group)] if over_splits else []
-        if over_splits and all(report.is_data_scale_known for report in group):
-            charts.append(data_scale_chart(group))
-        tables = [split_table(report) for report in group] if over_splits else []
-        results.append(_Results(comparison_table(group, with_ratio=True), facts, charts, tables))
-    return results
-
-
 def _file_title(name: str, predictions: Predictions, evaluation: Evaluation | None) -> str:
     if evaluation is None:
         return mark(["SYNTHETIC"] if is_synthetic(predictions.provenance) else []) + name
@@ -223,32 +182,17 @@ def _file_title(name: str, predictions: Predictions, evaluation: Evaluation | No
 def _file(
     title: str, predictions: Predictions, evaluation: Evaluation | None, durations_s: Mapping[str, float]
 ) -> _File:
-    """What concerns one predictions file: shown alone once the script runs."""
     if evaluation is None or evaluation.matches is None:
-        return _File(title, provenance_rows(predictions), None)
-    matches, worth, tious = evaluation.matches, evaluation.mark, evaluation.protocol.tious
-    tiou = 0.5 if 0.5 in tious else tious[len(tious) // 2]
-    at = tious.index(tiou)
+        return _File(title, provenance_rows(predictions))
+    tious = evaluation.protocol.tious
+    at = tious.index(0.5) if 0.5 in tious else len(tious) // 2
     analysis = analyse_errors(
-        matches,
+        evaluation.matches,
         durations_s=durations_s,
         characteristics=characteristics_for(evaluation.protocol.dataset),
-        tiou=tiou,
+        tiou=tious[at],
     )
-    details = _Details(
-        tiou=tiou,
-        classes=class_table(evaluation),
-        curves=[
-            precision_recall_chart(matches, at, worth),
-            reliability_chart(reliability(matches, at), worth),
-        ],
-        confusion=confusion_matrix(analysis),
-        confusion_caption=f"{worth}For each action (row), the label of the best-scored detection that overlaps it with "
-        f"tIoU {tiou:.2f} or more (column)",
-        pairs=confused_pairs(analysis, worth),
-        errors=error_charts(analysis, worth),
-    )
-    return _File(title, evaluation.facts.rows(), details)
+    return _File(title, evaluation.facts.rows(), evaluation, evaluation.matches, analysis, at)
 
 
 def _shown_on_timelines(

@@ -18,7 +18,7 @@ from typing import Any
 from urllib.parse import quote
 
 from psftr.data.annotations import Action, Annotations
-from psftr.evaluation.stage_trace import ClassStages, DetectionStages, Span, StageTrace
+from psftr.evaluation.stage_trace import StageTrace
 from psftr.predictions import Detection, Predictions, canonical_id
 
 MOST_DETECTIONS = 60_000  # on a page; about 1.2 MB
@@ -54,13 +54,16 @@ def timeline_data(
         left_out = ignored.get(video_id, ())
         duration_s = durations_s.get(video_id, math.nan)
         ends = [d.end_s for d in kept] + [a.end_s for a in (*truth, *left_out)]
-        video: dict[str, Any] = {"id": video_id, "d": _cs(max([0.0 if math.isnan(duration_s) else duration_s, *ends]))}
-        video["t"] = [n for a in truth for n in (place[a.label], _cs(a.start_s), _cs(a.end_s))]
-        video["p"] = [
-            n
-            for d in kept
-            for n in (place[d.label], _cs(d.start_s), _cs(d.end_s), max(0, round(10_000 * d.score / top)))
-        ]
+        video: dict[str, Any] = {
+            "id": video_id,
+            "d": _cs(max([0.0 if math.isnan(duration_s) else duration_s, *ends])),
+            "t": [n for a in truth for n in (place[a.label], _cs(a.start_s), _cs(a.end_s))],
+            "p": [
+                n
+                for d in kept
+                for n in (place[d.label], _cs(d.start_s), _cs(d.end_s), max(0, round(10_000 * d.score / top)))
+            ],
+        }
         if left_out:
             video["x"] = [n for a in left_out for n in (place[a.label], _cs(a.start_s), _cs(a.end_s))]
         if len(found) > len(kept):
@@ -79,28 +82,8 @@ def _traced(
     """{"s": …} of one video; empty where the trace knows none of its detections."""
     known = [trace.of(detection) for detection in detections]
     labels = sorted({one.label for one in known if one})
-    if not labels:
-        return {}
-    classes = {str(place[label]): _class_stages(trace.classes[video_id][label]) for label in labels}
-    return {"s": {"c": classes, "d": [one and _detection_stages(one) for one in known]}}
-
-
-def _class_stages(one: ClassStages) -> dict[str, Any]:
-    stages = [[text, int(is_key)] for text, is_key in zip(one.descriptions, one.is_key)]
-    fallback = {"fallback": 1} if one.is_fallback else {}
-    return {"stages": stages, "filter": round(one.filter_confidence, 3), "runs": _flat_runs(one.runs), **fallback}
-
-
-def _detection_stages(one: DetectionStages) -> dict[str, Any]:
-    seen = [
-        [n for part in parts for n in (_cs(part.start_s), _cs(part.end_s), round(1000 * (part.value or 0.0)))]
-        for parts in one.stages
-    ]
-    return {"key": one.key, "coverage": round(one.coverage, 3), "runs": _flat_runs(one.runs), "stages": seen}
-
-
-def _flat_runs(runs: Sequence[Span]) -> list[int]:
-    return [n for run in runs for n in (_cs(run.start_s), _cs(run.end_s), -1 if run.value is None else int(run.value))]
+    classes = {str(place[label]): trace.classes[video_id][label] for label in labels}
+    return {"s": {"c": classes, "d": [one and one.stages for one in known]}} if labels else {}
 
 
 def most_per_video(files: Sequence[Predictions]) -> int:

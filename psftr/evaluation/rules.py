@@ -54,7 +54,7 @@ class Protocol:
         return self.name == PEER
 
 
-def protocol_for(dataset: str, name: str = CLEAN, *, exclude: Iterable[str] = ()) -> Protocol:
+def protocol_for(dataset: str, name: str = CLEAN, *, exclude: Iterable[str] | None = None) -> Protocol:
     """The rules of a data set, with further test videos to leave out. Raises PsftrError for unknown names."""
     spec = dataset_spec(dataset)
     peer = spec.peer if name == PEER else PeerRules()
@@ -64,7 +64,7 @@ def protocol_for(dataset: str, name: str = CLEAN, *, exclude: Iterable[str] = ()
         tious=spec.tious,
         printed_tious=spec.printed_tious,
         name=name,
-        excluded_videos=tuple(dict.fromkeys((*peer.excluded_videos, *map(canonical_id, exclude)))),
+        excluded_videos=tuple(dict.fromkeys((*peer.excluded_videos, *map(canonical_id, exclude or ())))),
         min_action_s=peer.min_action_s,
         penalises_ambiguous=peer.penalises_ambiguous,
         double_labels=spec.double_labels,
@@ -88,5 +88,5 @@ def protocol_of(
     name = PEER if provenance and provenance.checkpoint_rule == CHECKPOINT_PEER else CLEAN
     if dataset is not None or stated in DATASETS:
         return protocol_for(str(stated), name)
-    tious = tuple(tious or CUSTOM_TIOUS)
+    tious = tuple(CUSTOM_TIOUS if tious is None else tious)
     return Protocol(dataset=stated or CUSTOM, test_subset=subset or "test", tious=tious, printed_tious=tious, name=name)

@@ -17,7 +17,7 @@ from psftr.predictions import Detection, Predictions, canonical_id
 class Selection:
     """What is scored, by canonical video id: videos with an action of `classes`, rows labelled with those.
 
-    num_candidates: test videos looked at. absent_classes: classes to find that have no test action.
+    num_candidates: test videos looked at. absent_classes: wanted classes that have no test action.
     notes: one sentence for everything that was given but does not count.
     """
 
@@ -128,12 +128,12 @@ def _detections_that_count(
     strangers = sorted(set(labels) - set(classes))
     if strangers and not set(labels) & set(classes):
         raise PsftrError(
-            f"no detection is labelled with a class to find; labels are {nearest_names(strangers[:3], classes)}, "
+            f"no detection has the label of a scored class; labels are {nearest_names(strangers[:3], classes)}, "
             f"classes are {some(classes)}"
         )
     if strangers:
         number = sum(label not in set(classes) for label in labels)
-        notes.append(f"detections of labels not to be found, ignored: {number} ({some(strangers)})")
+        notes.append(f"detections of other labels, ignored: {number} ({some(strangers)})")
     absent = set(classes) - set(scored_classes)
     number = sum(label in absent for label in labels)
     if number:
@@ -188,6 +188,6 @@ def without_double_labels(
         detections={v: rows for v, rows in selection.detections.items() if v in truth},
     )
     if not classes:
-        return None, f"{'; '.join(texts)}: nothing else to find"
+        return None, f"{'; '.join(texts)}: no other action is left"
     text = f"{'; '.join(texts)}; videos without them: {len(truth)}, actions: {single.num_actions}"
     return single, text

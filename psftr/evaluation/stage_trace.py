@@ -5,7 +5,6 @@ docs/cascade.md describes the format. Curves and counts are not read: the report
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,56 +12,33 @@ from pathlib import Path
 from typing import Any
 
 from psftr.errors import PsftrError
+from psftr.files import read_json
 from psftr.predictions import Detection, canonical_id
 
 VERSION = "psftr-stages-1"
 SIDECAR = "stages.json"
+REMEDY = "make it again with `psftr cascade`"
 NEAR_S = 0.005  # the sidecar rounds its seconds
 
 
-@dataclass(frozen=True, slots=True)
-class Span:
-    """Seconds. `value`: of a run its key stage, None for a dropped one; of a stage's stretch its mean confidence."""
-
-    start_s: float
-    end_s: float
-    value: float | None
-
-
 @dataclass(frozen=True)
-class ClassStages:
-    """How one class was looked for in one video; stages are numbered from 0 in this order."""
-
-    label: str
-    descriptions: tuple[str, ...]
-    is_key: tuple[bool, ...]
-    filter_confidence: float
-    is_fallback: bool
-    runs: tuple[Span, ...]
-
-
-@dataclass(frozen=True)
-class DetectionStages:
-    """How one detection was put together: runs that were merged, and per stage the stretches where it is the best."""
+class Traced:
+    """One detection of the sidecar. `stages`: as in the page's data, see report_timelines."""
 
     label: str
     start_s: float
     end_s: float
-    key: int
-    coverage: float
-    runs: tuple[Span, ...]
-    stages: tuple[tuple[Span, ...], ...]
+    stages: Mapping[str, Any]
 
 
 @dataclass(frozen=True)
 class StageTrace:
-    """A sidecar; both mappings by canonical video id."""
+    """A sidecar, by canonical video id. classes: how each class was looked for, in the form of the page's data."""
 
-    threshold: float
-    classes: Mapping[str, Mapping[str, ClassStages]]
-    detections: Mapping[str, tuple[DetectionStages, ...]]
+    classes: Mapping[str, Mapping[str, Mapping[str, Any]]]
+    detections: Mapping[str, tuple[Traced, ...]]
 
-    def of(self, detection: Detection) -> DetectionStages | None:
+    def of(self, detection: Detection) -> Traced | None:
         """The trace of a detection, told by video, class and times; None where the sidecar has none."""
         for traced in self.detections.get(canonical_id(detection.video_id), ()):
             apart_s = max(abs(traced.start_s - detection.start_s), abs(traced.end_s - detection.end_s))
@@ -86,56 +62,48 @@ def read_stage_trace(path: str | os.PathLike[str]) -> StageTrace:
     Raises:
         PsftrError: no such file, not JSON, another version, or an entry that is not as the format has it.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise PsftrError(f"no stage trace {path}: give the stages.json that `psftr cascade` wrote")
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise PsftrError(f"{path} is no JSON ({error}): make it again with `psftr cascade`") from error
+    content = read_json(path, remedy=REMEDY)
     version = content.get("version") if isinstance(content, dict) else None
     if version != VERSION:
-        raise PsftrError(
-            f"{path} has version {version!r}, this psftr reads {VERSION!r}: make it again with `psftr cascade`"
-        )
+        raise PsftrError(f"{path} has version {version!r}, this psftr reads {VERSION!r}: {REMEDY}")
     try:
         videos = {canonical_id(video_id): video for video_id, video in content["videos"].items()}
-        classes = {v: {one["label"]: _class(one) for one in video["classes"]} for v, video in videos.items()}
+        classes = {v: {str(one["label"]): _class(one) for one in video["classes"]} for v, video in videos.items()}
         detections = {v: tuple(map(_detection, video["detections"])) for v, video in videos.items()}
         for video_id, found in detections.items():
             for one in found:
-                if len(one.stages) != len(classes[video_id][one.label].descriptions):
+                if len(one.stages["stages"]) != len(classes[video_id][one.label]["stages"]):
                     raise ValueError(f"a detection in {video_id} has not the stages of {one.label}")
-        return StageTrace(float(content["threshold"]), classes, detections)
+        return StageTrace(classes, detections)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         told = f"{error} is missing" if isinstance(error, KeyError) else str(error)
-        raise PsftrError(f"{path} is damaged ({told}): make it again with `psftr cascade`") from error
+        raise PsftrError(f"{path} is damaged ({told}): {REMEDY}") from error
 
 
-def _class(one: Mapping[str, Any]) -> ClassStages:
-    return ClassStages(
-        label=str(one["label"]),
-        descriptions=tuple(str(stage["description"]) for stage in one["stages"]),
-        is_key=tuple(bool(stage["is_key"]) for stage in one["stages"]),
-        filter_confidence=float(one["filter_confidence"]),
-        is_fallback=bool(one["is_fallback"]),
-        runs=tuple(_span(run, "key") for run in one["runs"]),
-    )
+def _class(one: Mapping[str, Any]) -> dict[str, Any]:
+    stages = [[str(stage["description"]), int(bool(stage["is_key"]))] for stage in one["stages"]]
+    fallback = {"fallback": 1} if one["is_fallback"] else {}
+    return {"stages": stages, "filter": round(float(one["filter_confidence"]), 3), "runs": _runs(one), **fallback}
 
 
-def _detection(one: Mapping[str, Any]) -> DetectionStages:
-    start, end = map(float, one["segment"])
-    return DetectionStages(
-        label=str(one["label"]),
-        start_s=start,
-        end_s=end,
-        key=int(one["key"]),
-        coverage=float(one["coverage"]),
-        runs=tuple(_span(run, "key") for run in one["runs"]),
-        stages=tuple(tuple(_span(part, "confidence") for part in parts) for parts in one["stages"]),
-    )
+def _detection(one: Mapping[str, Any]) -> Traced:
+    start_s, end_s = map(float, one["segment"])
+    stages = {
+        "key": int(one["key"]),
+        "coverage": round(float(one["coverage"]), 3),
+        "runs": _runs(one),
+        "stages": [
+            [n for part in parts for n in (*_times(part), round(1000 * (part["confidence"] or 0)))]
+            for parts in one["stages"]
+        ],
+    }
+    return Traced(str(one["label"]), start_s, end_s, stages)
 
 
-def _span(entry: Mapping[str, Any], value: str) -> Span:
-    start, end = map(float, entry["segment"])
-    return Span(start, end, None if entry[value] is None else float(entry[value]))
+def _runs(one: Mapping[str, Any]) -> list[int]:
+    return [n for run in one["runs"] for n in (*_times(run), -1 if run["key"] is None else int(run["key"]))]
+
+
+def _times(entry: Mapping[str, Any]) -> tuple[int, int]:
+    start_s, end_s = entry["segment"]
+    return round(100 * start_s), round(100 * end_s)

@@ -8,7 +8,7 @@ files and tables. docs/extending.md adds one step by step.
 from __future__ import annotations
 
 import pkgutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from importlib import import_module
@@ -24,9 +24,10 @@ if TYPE_CHECKING:
     from torch import nn
 
     from psftr.checkpoints import Saved
+    from psftr.data.annotations import Action
     from psftr.data.datasets import Dataset
     from psftr.features.text import TextEmbeddings
-    from psftr.predictions import Detection, Localizer
+    from psftr.predictions import Detection, FrameFeatures, Localizer
     from psftr.settings import TrainSettings
 
 GROUP = "psftr.methods"
@@ -52,8 +53,8 @@ class Training:
     """What Lightning trains. The module logs val/mAP if it validates; `network` is what is saved for use and sharing.
 
     facts: `Provenance.training`, the counts of the training itself. summary: further counts for run.json.
-    network_facts: what it takes to build the network again, plain values. lines: what to tell the user before the
-    first epoch.
+    network_facts: what it takes to build the network again, plain values. callbacks: the method's own, for Lightning.
+    lines: what to tell the user before the first epoch.
     """
 
     module: pl.LightningModule
@@ -64,6 +65,7 @@ class Training:
     facts: Mapping[str, Any]
     network_facts: Mapping[str, Any] = field(default_factory=dict)
     summary: Mapping[str, Any] = field(default_factory=dict)
+    callbacks: tuple[pl.Callback, ...] = ()
     lines: tuple[str, ...] = ()
 
 
@@ -83,11 +85,28 @@ class LocalizerSetup:
 
 
 @dataclass(frozen=True, kw_only=True)
+class AuditSetup:
+    """What an audit is made of: the localizer, and the videos on which `class_names` are looked for.
+
+    seen_text [S,Dt]: names of the training. training_videos: those the network was trained on. ground_truth: the
+    actions of `class_names` by video id.
+    """
+
+    localizer: Any
+    videos: Sequence[FrameFeatures]
+    training_videos: Iterable[FrameFeatures]
+    class_names: tuple[str, ...]
+    seen_text: torch.Tensor
+    ground_truth: Mapping[str, Sequence[Action]]
+
+
+@dataclass(frozen=True, kw_only=True)
 class Method:
     """A method: its name, its settings, and how its localizer and, where it is trained, its training are built.
 
     settings: a settings class whose fields are groups; each becomes a key of the configuration beside the shared ones.
     inference_groups: those of them that a user may change when a trained network is used.
+    audit: (row, detections by video) of every question that `psftr evaluate audit=true` asks of a trained network.
     """
 
     name: str
@@ -95,6 +114,7 @@ class Method:
     localizer: Callable[[LocalizerSetup], Localizer]
     training: Callable[[TrainingSetup], Training] | None = None
     inference_groups: tuple[str, ...] = ()
+    audit: Callable[[AuditSetup], Iterator[tuple[str, Mapping[str, tuple[Detection, ...]]]]] | None = None
 
     @property
     def is_trained(self) -> bool:

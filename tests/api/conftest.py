@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 from clips import numbered_clip
-from tiny_model import TINY_CLIP, save_tiny, tiny_identity
+from parts import save_tiny
+from tiny_model import TINY_CLIP, tiny_identity
 
 
 @pytest.fixture(scope="session")

@@ -2,25 +2,27 @@ import os
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import huggingface_hub
 import numpy as np
 import pytest
 import torch
-from extraction import clip
-from tiny_model import save_tiny
+from parts import save_tiny
+from tiny_model import tiny_clip_encoder
 
 import psftr
 from psftr.api.curves import score_curves
 from psftr.api.model import trained_stride
 from psftr.checkpoints import load_saved, locate
+from psftr.engine.localize import build_localizer
 from psftr.errors import PsftrError
 from psftr.features.encoders import open_encoder
 from psftr.features.store import VideoFeatures
-from psftr.features.text import embed_names
+from psftr.features.text import TextEmbeddings, embed_names
 from psftr.features.video.filmstrip import frames_at
-from psftr.predictions import Detection, read_predictions
+from psftr.predictions import Detection, Predictions, read_predictions
 
 LABELS = ["high jump", "pole vault"]
 
@@ -77,6 +79,28 @@ def test_every_output(result, tmp_path):
     assert result.to_vtt(tmp_path / "p.vtt").read_text().startswith("WEBVTT")
     assert result.to_timeline(tmp_path / "p.png").stat().st_size > 1000
     assert "UNTRAINED ENCODER" in result.to_report(tmp_path / "p.html").read_text()
+
+
+def test_a_data_frame_has_every_detection_and_says_what_it_is_of(result):
+    frame = result.to_dataframe()
+    assert list(frame.columns) == ["video", "label", "start_s", "end_s", "score"]
+    assert list(frame.itertuples(index=False, name=None)) == [
+        (d.video_id, d.label, d.start_s, d.end_s, d.score) for d in result
+    ]
+    assert frame.attrs == {"marks": ["UNTRAINED ENCODER"]}
+
+
+def test_a_notebook_shows_the_likely_ones_and_a_warning(result):
+    shown = result._repr_html_()
+    assert shown.count("<tr") == len(result.likely()) + 1
+    assert "<p>UNTRAINED ENCODER: its weights are random" in shown
+    assert f"{len(result.likely())} likely of {len(result)} detections" in shown
+    strange = replace(result, predictions=Predictions({"v": (Detection("v", "<b>bold</b>", 0, 1, 0.5),)}))
+    assert "&lt;b&gt;bold" in strange._repr_html_()
+
+
+def test_types_are_for_others_too():
+    assert (Path(psftr.__file__).parent / "py.typed").is_file()
 
 
 def test_order_of_labels_does_not_matter(model, videos, result):
@@ -143,7 +167,7 @@ def test_baseline_needs_no_checkpoint(videos, tiny_clip):
 
 
 def test_class_texts_made_elsewhere(model, videos, tiny_clip, tmp_path):
-    text = embed_names(LABELS, encoder=clip(**tiny_clip), template="prompt3")
+    text = embed_names(LABELS, encoder=tiny_clip_encoder(), template="prompt3")
     text.save(tmp_path / "text.h5")
     with_file = model.predict(videos / "clip_a.mp4", labels=LABELS, text=tmp_path / "text.h5")
     assert [d.score for d in with_file] == pytest.approx(
@@ -255,14 +279,17 @@ def test_hub_that_cannot_be_reached_names_the_files(monkeypatch):
 
 def test_settings_of_the_checkpoint_are_used(tmp_path):
     config = {
-        "window": {"mode": "rescale", "size": 64},
+        "window": {"mode": "rescale", "size": 64, "test_overlap": 0.0},
         "postprocess": {"merge": "nms", "nms_threshold": 0.4, "roi_weight": 0.5, "max_per_video": 7},
         "data": {"batch_size": 3},
     }
     features = {"identity": "open_clip:ViT-B-16:openai dim=512 stride=16 videos=9 ab"}
     model = psftr.load(save_tiny(tmp_path, "open_clip:ViT-B-16:openai", config=config, features=features))
-    assert (model.own.window.mode, model.own.window.size, model.windows_per_batch) == ("rescale", 64, 3)
-    assert (model.own.postprocess.roi_weight, model.own.postprocess.merge) == (0.5, "nms")
+    text = TextEmbeddings(("a",), torch.ones(1, 16), "open_clip:ViT-B-16:openai", "{}")
+    localizer = build_localizer(model.saved, text, device="cpu")
+    assert (localizer.policy.mode, localizer.policy.size, localizer.batch_size) == ("rescale", 64, 3)
+    assert localizer.postprocessor.settings.roi_weight == 0.5
+    assert localizer.postprocessor.merge_rule.keywords == {"threshold": 0.4, "max_kept": 7}
     assert trained_stride(model.facts) == 16
     assert trained_stride({"features": {"identity": "x stride=8,16 y"}}) == 8
 

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 from clips import numbered_clip
 from front_door import psftr
-from tiny_model import ENCODER, save_tiny, tiny_identity
+from parts import save_tiny
+from tiny_model import ENCODER, tiny_identity
 
 from psftr.data.annotations import Action, Annotations, Video, write_annotations
 from psftr.predictions import read_predictions

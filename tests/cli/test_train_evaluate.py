@@ -166,7 +166,9 @@ def test_wandb_stays_offline_unless_asked(workplace, monkeypatch):
 
 def test_settings_of_a_sweep_are_compared_not_averaged(workplace):
     tiny = [*TINY, "trainer.max_epochs=1", "hydra.sweep.dir=settings"]
-    psftr("train", "-m", *tiny, "split.index=0", "variant=table3_none,table3_residual", cwd=workplace)
+    psftr(
+        "train", "-m", *tiny, "split.index=0", "experiment=paper", "variant=table3_none,table3_residual", cwd=workplace
+    )
     done = psftr("evaluate", "run=settings", cwd=workplace)
     assert "[SYNTHETIC] 2 settings" in done.stdout
     assert "w/o SPDE: " in done.stdout

@@ -421,7 +421,7 @@ def test_front_door(folder, tmp_path):
     assert files_below(tmp_path / "data/thumos14")[:3] == ["annotations.json", "features.h5", "info.json"]
     assert "SYNTHETIC" in done.stdout
     done = psftr("prepare", "synthetic", "--num-train", "2", "--num-test", "1", "--dim", "64", cwd=tmp_path)
-    assert done.stdout == "Synthetic world built in data/synthetic: 3 videos, synthetic:words-v1:seed0:dim64\n"
+    assert done.stdout == "Synthetic world built in data/synthetic: 3 videos, synthetic:words-v2:seed0:dim64\n"
     for arguments, told in (
         (["--from", "nowhere"], "--from nowhere: no such folder"),
         (["--from", "published", "--features", "x"], "--features needs --encoder NAME"),

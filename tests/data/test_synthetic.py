@@ -1,6 +1,7 @@
 """The synthetic world: its statistics are CLIP's, its structure can be learned, its files say what they are."""
 
 import json
+from itertools import pairwise
 
 import h5py
 import numpy as np
@@ -9,29 +10,60 @@ import pytest
 from psftr.data.annotations import Action, Annotations, Video, read_annotations
 from psftr.data.record import read_record
 from psftr.data.splits import read_published_split
-from psftr.data.synthetic import CLASSES, build_world, encoder_name, ensure_world, simulate_features
-from psftr.data.synthetic_space import Composition, Space, compose, hard_negatives, seeded
+from psftr.data.synthetic import (
+    CLASSES,
+    REPERTOIRE,
+    World,
+    build_world,
+    encoder_name,
+    ensure_world,
+    plan_world,
+    simulate_features,
+)
+from psftr.data.synthetic_distractors import Repertoire, distractors_in_gaps
+from psftr.data.synthetic_space import (
+    NAME_COSINES,
+    NAME_QUANTILES,
+    Composition,
+    Event,
+    Space,
+    background_motions,
+    compose,
+    hard_negatives,
+    seeded,
+)
 from psftr.errors import PsftrError
 from psftr.features.store import FeatureStore
 from psftr.features.text import load_text
 from psftr.segments import Timeline
 
+SIZES = {"num_train": 60, "num_test": 40}
+
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory):
     root = tmp_path_factory.mktemp("synthetic")
-    build_world(root, num_train=60, num_test=40)
+    build_world(root, **SIZES)
     return root
+
+
+@pytest.fixture(scope="module")
+def plan():
+    return plan_world(World(**SIZES))
 
 
 def unit(vectors):
     return vectors / np.linalg.norm(vectors, axis=-1, keepdims=True)
 
 
-def is_action(video, timeline):
-    """[T] bool: the middle of the row lies inside an action."""
+def is_inside(spans, timeline):
+    """[T] bool: the middle of the row lies inside one of the spans."""
     middle_s = timeline.seconds(np.arange(timeline.num_steps) + 0.5)
-    return np.any([(middle_s >= a.start_s) & (middle_s < a.end_s) for a in video.actions], axis=0)
+    return np.any([(middle_s >= a.start_s) & (middle_s < a.end_s) for a in spans] or [middle_s < 0], axis=0)
+
+
+def words_that_differ(one, other):
+    return (one.motion != other.motion) + (one.objects != other.objects) + (one.scene != other.scene)
 
 
 def read(root, subset):
@@ -39,7 +71,8 @@ def read(root, subset):
     store = FeatureStore(root / "features.h5")
     for video in read_annotations(root / "annotations.json").subset(subset):
         frames = store.read(video.video_id)
-        yield video, unit(frames.features), is_action(video, frames.timeline), np.linalg.norm(frames.features, axis=1)
+        inside = is_inside(video.actions, frames.timeline)
+        yield video, unit(frames.features), inside, np.linalg.norm(frames.features, axis=1)
 
 
 def off_diagonal(vectors):
@@ -98,7 +131,19 @@ def test_sentences_of_real_names_have_them_too(shared_data):
     assert cosines.max() == pytest.approx(0.967, abs=0.09)
 
 
-def test_image_text_agreement_is_high_everywhere_and_imperfect(world):
+def test_names_are_as_close_to_their_mean_as_real_ones(shared_data):
+    real = unit(np.load(shared_data / "clip/anet200_clip_vitl14_text.npy").astype(np.float64))
+    to_mean = real @ unit(real.mean(axis=0))
+    assert np.quantile(to_mean, NAME_QUANTILES) == pytest.approx(NAME_COSINES, abs=5e-4)
+    names = read_annotations(shared_data / "activitynet13/activity_net.v1-3.subset.json").classes
+    space = Space(seed=0)
+    ours = unit(np.stack([space.text(compose(name)) for name in names]))
+    to_our_mean = ours @ unit(ours.mean(axis=0))
+    assert to_our_mean.mean() == pytest.approx(to_mean.mean(), abs=0.015)  # .829
+    assert to_our_mean.std() == pytest.approx(to_mean.std(), abs=0.004)  # .035
+
+
+def test_image_text_agreement_is_high_everywhere_and_imperfect(world, plan):
     text = load_text(world / "text.h5")
     words, space = unit(text.embeddings.numpy()), Space(seed=0)
     strangers = [Composition(f"cake {i}", f"serving {i}", (f"cake {i}",), f"plate {i}") for i in range(20)]
@@ -108,7 +153,8 @@ def test_image_text_agreement_is_high_everywhere_and_imperfect(world):
         labels = [text.names.index(a.label) for a in video.actions]
         logits = 100 * frames @ words.T
         right.append(logits[inside][:, labels[0]].mean())
-        outside.append(logits[~inside][:, labels[0]].mean())
+        nobody_acts = ~inside & ~is_inside(plan.distractors[video.video_id], plan.timelines[video.video_id])
+        outside.append(logits[nobody_acts][:, labels[0]].mean())
         unrelated.append(100 * (frames @ elsewhere).mean())
         for action, label in zip(video.actions, labels, strict=True):
             rows = slice(int(action.start_s * 3.75), int(action.end_s * 3.75) + 1)
@@ -120,26 +166,78 @@ def test_image_text_agreement_is_high_everywhere_and_imperfect(world):
     assert 0.5 < np.mean(hits) < 0.8  # of five classes
 
 
-def test_unseen_actions_can_be_found_from_seen_ones_but_not_by_similarity(world):
+def test_actions_are_learnable_but_not_by_similarity_nor_told_from_distractors(world, plan):
     split, text = read_published_split(world / "splits", ratio=75, index=0), load_text(world / "text.h5")
 
     def rows(subset, names):
         """Frames less their video's mean, beside how much they change, for the videos of some classes."""
-        parts, truths, similarities = [], [], []
+        parts, truths, strange, similarities = [], [], [], []
         for video, frames, inside, _ in read(world, subset):
             if {a.label for a in video.actions} <= set(names):
                 centred = frames - frames.mean(axis=0)
                 change = np.abs(np.diff(frames, axis=0, prepend=frames[:1]))
                 parts.append(np.hstack([centred, change, np.ones((len(frames), 1))]))
                 truths.append(inside)
+                strange.append(is_inside(plan.distractors[video.video_id], plan.timelines[video.video_id]))
                 similarities.append(frames @ unit(text.select([video.actions[0].label]).numpy())[0])
-        return np.concatenate(parts), np.concatenate(truths), np.concatenate(similarities)
+        return [np.concatenate(part) for part in (parts, truths, strange, similarities)]
 
-    inputs, truth, _ = rows("training", split.seen)
-    weights = np.linalg.solve(inputs.T @ inputs + 3 * np.eye(inputs.shape[1]), inputs.T @ (2.0 * truth - 1))
-    inputs, truth, similarity = rows("validation", split.unseen)
-    assert area_under_curve(inputs @ weights, truth) > 0.88
-    assert area_under_curve(similarity, truth) < 0.62
+    inputs, asked, distractor, _ = rows("training", split.seen)
+    anything = asked | distractor
+    weights = np.linalg.solve(inputs.T @ inputs + 3 * np.eye(inputs.shape[1]), inputs.T @ (2.0 * anything - 1))
+    inputs, asked, distractor, similarity = rows("validation", split.unseen)
+    found = inputs @ weights
+    assert area_under_curve(found, asked | distractor) > 0.88
+    acting = asked | distractor
+    assert area_under_curve(found[acting], asked[acting]) == pytest.approx(0.5, abs=0.08)  # equally salient
+    assert area_under_curve(similarity, asked) < 0.62
+
+
+def test_distractors_are_of_no_class_and_many_differ_from_one_in_a_word(plan):
+    for tag in ("train", "test"):
+        events = [e for name, found in plan.distractors.items() if tag in name for e in found]
+        actions = sum(len(v.actions) for name, v in plan.annotations.videos.items() if tag in name)
+        assert 0.3 < len(events) / (len(events) + actions) < 0.45
+        distances = [min(words_that_differ(e.composition, c) for c in CLASSES) for e in events]
+        assert min(distances) == 1
+        assert np.mean(np.array(distances) == 1) > 0.4
+    for video_id, events in plan.distractors.items():
+        spans = [(a.start_s, a.end_s) for a in plan.annotations.videos[video_id].actions]
+        assert all(e.end_s < start or e.start_s > end for e in events for start, end in spans)
+    paired = [c for c in CLASSES if any(words_that_differ(c, other) == 1 for other in CLASSES)]
+    assert len(paired) >= 12
+
+
+def test_a_repertoire_has_only_activities_that_are_no_class():
+    rng = seeded(0)
+    for _ in range(50):
+        near, far = REPERTOIRE.near(CLASSES[0], rng), REPERTOIRE.far(rng)
+        assert words_that_differ(near, CLASSES[0]) == 1
+        assert all(words_that_differ(made, c) > 0 for made in (near, far) for c in CLASSES)
+    jumps = [compose("HighJump"), compose("LongJump")]  # a jump, high or long, is always one of the two
+    assert Repertoire(jumps, scenes_named=False).near(jumps[0], rng) is None
+    assert Repertoire(jumps, scenes_named=False).far(rng) is None
+    throws = Repertoire([compose("HammerThrow"), compose("CricketShot")], scenes_named=False)
+    for made in (throws.near(throws.classes[0], rng), throws.far(rng)):
+        assert (made.motion, made.objects) in [("throw", ("cricket",)), ("shot", ("hammer",))]
+
+
+def test_distractors_in_gaps_keep_clear_and_are_as_long_as_actions():
+    action = Event(5.0, 9.0, "action", CLASSES[0])
+    taken = [(5.0, 9.0), (20.0, 24.0)]
+    for seed in range(20):
+        events = distractors_in_gaps([action] * 3, taken, 40.0, CLASSES[0], REPERTOIRE, seeded(seed))
+        assert len(events) <= 3
+        spans = sorted(taken + [(e.start_s, e.end_s) for e in events])
+        assert all(after - before > 0.49 for (_, before), (after, _) in pairwise(spans))
+        assert all(2.79 < e.end_s - e.start_s < 5.61 and e.start_s >= 0 and e.end_s <= 40 for e in events)
+    assert distractors_in_gaps([action], [(0.0, 12.0)], 12.0, CLASSES[0], REPERTOIRE, seeded(0)) == []  # no room
+
+
+def test_background_moves_at_any_time():
+    events = background_motions(600.0, ["kicking"], seeded(0))
+    assert 15 <= len(events) <= 45  # three a minute
+    assert all(0 <= e.start_s < e.end_s <= 600 and e.kind == "background" for e in events)
 
 
 def test_classes_share_their_words_and_splits_keep_them_learnable(world):
@@ -162,10 +260,10 @@ def test_videos_hold_several_actions_and_some_hold_two_classes(world):
     assert annotations.troubles == ()
     videos = list(annotations.videos.values())
     lengths_s = [a.end_s - a.start_s for video in videos for a in video.actions]
-    assert np.mean([len(video.actions) for video in videos]) > 3
+    assert np.mean([len(video.actions) for video in videos]) > 2.5  # beside as many that are not annotated, nearly
     assert min(lengths_s) >= 0.99
     assert max(lengths_s) <= 10.01
-    assert 0.02 < np.mean([len({a.label for a in video.actions}) > 1 for video in videos]) < 0.3
+    assert 0.1 < np.mean([len({a.label for a in video.actions}) > 1 for video in videos]) < 0.35
     assert {video.subset for video in videos} == {"training", "validation"}
 
 
@@ -176,7 +274,7 @@ def test_hard_negatives_keep_clear_of_actions():
         events = hard_negatives(taken, 40.0, main, seeded(seed))
         for event in events:
             assert event.kind in ("still", "idle")
-            assert event.composition.motion != main.motion
+            assert event.composition.objects == main.objects
             assert 0.5 <= event.start_s < event.end_s <= 39.5
             assert all(event.end_s <= start - 0.49 or event.start_s >= end + 0.49 for start, end in taken)
     assert hard_negatives([(0.0, 9.0), (10.0, 12.0)], 12.0, main, seeded(0)) == []  # no room

@@ -18,7 +18,6 @@ from psftr.evaluation.error_analysis import (
     WRONG_LABEL,
     Characteristic,
     analyse_errors,
-    assignments,
     best_overlaps,
     characteristics_for,
     classify,
@@ -109,11 +108,11 @@ def test_gain_is_the_map_without_that_kind_of_error():
     assert found.gains["wrong label"] == found.gains["localization"] == found.gains["confusion"] == 0
 
 
-def test_assignments_repeat_the_matching():
+def test_matches_say_which_instance_is_taken():
     truth = {"v": [Action(0, 10, "a"), Action(6, 16, "a")]}
     # 0.9 has tIoU 0.9 with the first; 0.8 (tIoU 9/11 with the first, which is taken; 5/15 with the second)
     matches = matched(("v", "a", 0, 9, 0.9), ("v", "a", 1, 11, 0.8), truth=truth, tious=(0.3, 0.5))
-    assert assignments(matches).tolist() == [[0, 0], [1, -1]]
+    assert matches.taken.tolist() == [[0, 0], [1, -1]]
 
 
 def test_normalized_precision_counts_every_class_as_equally_frequent():
@@ -122,7 +121,7 @@ def test_normalized_precision_counts_every_class_as_equally_frequent():
     truth = {"v": [Action(0, 10, "a"), Action(20, 30, "b"), Action(40, 50, "a"), Action(60, 70, "a")]}
     matches = matched(("v", "b", 80, 90, 0.9), ("v", "b", 20, 30, 0.8), truth=truth)
     only_b = matches.truth_class == 1
-    assert normalized_map(matches, assignments(matches), only_b) == pytest.approx(2 / 3)
+    assert normalized_map(matches, only_b) == pytest.approx(2 / 3)
 
 
 def test_a_bucket_leaves_out_detections_of_other_buckets_but_keeps_errors():
@@ -209,6 +208,5 @@ def test_on_real_detections(shared_data):
     assert analysis.confusion.sum() == number
     assert sum(b.count for b in analysis.buckets if b.characteristic == "length") == number
     assert all(gain >= 0 for gain in analysis.gains.values())
-    taken = assignments(matches)
-    assert ((taken >= 0) == matches.is_true).all()
+    assert (matches.is_found.sum(axis=0) == matches.is_true.sum(axis=0)).all()
     assert analysis.profile[:, TRUE_POSITIVE].sum() <= matches.is_true[:, 2].sum()

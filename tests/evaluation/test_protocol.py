@@ -120,10 +120,10 @@ def test_a_missing_video_counts_as_without_detections_and_is_named():
     )
 
 
-def test_labels_not_to_be_found_are_ignored_and_counted():
+def test_other_labels_are_ignored_and_counted():
     evaluation = evaluate_predictions(found(("t1", "run", 0, 9, 0.9)), annotations(), SPLIT, protocol=CLEAN)
     assert evaluation.ap.average == 1.0
-    assert evaluation.facts.notes == ("detections of labels not to be found, ignored: 1 (run)",)
+    assert evaluation.facts.notes == ("detections of other labels, ignored: 1 (run)",)
 
 
 def test_a_class_without_test_actions_is_left_out_and_named():

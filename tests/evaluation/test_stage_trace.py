@@ -150,10 +150,10 @@ def test_a_trace_of_another_form_is_refused(trace_file, spoil, complaint):
 
 
 def test_no_file_and_no_json(trace_file):
-    with pytest.raises(PsftrError, match=r"no stage trace none\.json"):
+    with pytest.raises(PsftrError, match=r"none\.json: no such file; make it again with `psftr cascade`"):
         read_stage_trace("none.json")
     trace_file.write_text("{")
-    with pytest.raises(PsftrError, match="is no JSON"):
+    with pytest.raises(PsftrError, match="not valid JSON"):
         read_stage_trace(trace_file)
 
 

@@ -3,8 +3,8 @@
 A synthetic class is a motion, objects and a scene, and every synthetic action has a beginning, a course and an end that
 the class *names* do not mention. Plans written here do: people begin, do and finish the motion, all of it distinctive
 of the action (key), and the background is the same objects in the same scene without any of it. The pretended text
-encoder understands a phase as badly as it understands a motion, and every sentence has a common part and a bias of its
-own, drawn like those of the class sentences. Whether stages help is therefore left to the measurement.
+encoder understands a phase as badly as it understands a motion, and every sentence has a weight of the common part of
+its own, drawn like those of the class sentences. Whether stages help is therefore left to the measurement.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from psftr.data.synthetic import CLASSES
-from psftr.data.synthetic_space import TEXT_NORM, Composition, Space, compose, seeded
+from psftr.data.synthetic_space import Composition, Space, compose, seeded
 from psftr.errors import PsftrError
 from psftr.features.text import TextEmbeddings, spell_out
 from psftr.methods.cascade.stages import Stage, StagePlan
@@ -82,7 +82,7 @@ def embed_synthetic(plans: Mapping[str, StagePlan], names: Sequence[str], *, enc
 def _sentence(
     space: Space, composition: Composition, sentence: str, *, motion: bool = False, phase: str | None = None
 ) -> np.ndarray:
-    """[dim] of length TEXT_NORM, built like `Space.text`, with or without the motion and a phase."""
+    """[dim] of the length of a class sentence, made like `Space.text`, with or without the motion and a phase."""
     recipe, rng = space.recipe, seeded(space.seed, "sentence", sentence)
     of_motion, of_object, of_scene = recipe.agreement
     objects = np.sum([space.heard("object", word, of_object) for word in composition.objects], axis=0)
@@ -91,14 +91,7 @@ def _sentence(
         words += _MOTION * space.heard("motion", composition.motion, of_motion)
     if phase is not None:
         words += _PHASE * _heard_phase(space, phase)
-    share = float(np.clip(recipe.text_common + recipe.text_spread * rng.standard_normal(), 0.2, 0.75))
-    bias = recipe.text_bias * rng.standard_normal() * space.common
-    gap = recipe.unrelated / (recipe.common * math.sqrt(recipe.text_common))
-    common = gap * space.common + math.sqrt(1 - gap**2) * space.text_common
-    content = recipe.text_topic * space.topic
-    content = content + math.sqrt(1 - share - recipe.text_topic**2) * words / np.linalg.norm(words)
-    mixed = math.sqrt(share) * common + content + bias
-    return TEXT_NORM * mixed / np.linalg.norm(mixed)
+    return space.sentence(words, rng)
 
 
 def _heard_phase(space: Space, phase: str) -> np.ndarray:

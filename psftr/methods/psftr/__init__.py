@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
-from psftr.methods import LocalizerSetup, Method, Training, TrainingSetup
+from psftr.methods import AuditSetup, LocalizerSetup, Method, Training, TrainingSetup
 from psftr.methods.psftr.settings import PsftrSettings
 
 if TYPE_CHECKING:
+    from pytorch_lightning import Callback
+
     from psftr.methods.psftr.localizer import PsftrLocalizer
+    from psftr.predictions import Detection
+    from psftr.settings import TrainSettings
 
 
 def _training(setup: TrainingSetup) -> Training:
@@ -50,9 +55,20 @@ def _training(setup: TrainingSetup) -> Training:
         text=text,
         facts=data.training_facts(),
         summary=data.summary(),
+        callbacks=_callbacks(own.optimizer.average_share, common),
         network_facts=to_dict(network_config(own.model, feature_dim=dataset.store.dim, text_dim=text.dim)),
         lines=(f"PSFTR {count:.1f} M parameters, dim {own.model.dim}",),
     )
+
+
+def _callbacks(average_share: float, common: TrainSettings) -> tuple[Callback, ...]:
+    """The average of the last epochs, unless a running average of all steps or the best epoch is asked for."""
+    from psftr.methods.psftr.averaging import LastEpochsAverage
+
+    chooses = common.checkpoint.rule != "last" or common.protocol == "peer"
+    if not average_share or chooses or common.trainer.ema_decay is not None:
+        return ()
+    return (LastEpochsAverage(share=average_share, max_epochs=common.trainer.max_epochs),)
 
 
 def _localizer(setup: LocalizerSetup) -> PsftrLocalizer:
@@ -79,10 +95,24 @@ def _localizer(setup: LocalizerSetup) -> PsftrLocalizer:
     )
 
 
+def _audit(setup: AuditSetup) -> Iterator[tuple[str, Mapping[str, tuple[Detection, ...]]]]:
+    from psftr.methods.psftr.audit import audit, mean_unit_frame
+
+    return audit(
+        setup.localizer,
+        setup.videos,
+        setup.class_names,
+        seen_text=setup.seen_text,
+        frame_mean=mean_unit_frame(setup.training_videos),
+        ground_truth=setup.ground_truth,
+    )
+
+
 METHOD = Method(
     name="psftr",
     settings=PsftrSettings,
     localizer=_localizer,
     training=_training,
     inference_groups=("postprocess",),
+    audit=_audit,
 )

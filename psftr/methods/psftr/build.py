@@ -47,6 +47,13 @@ from psftr.methods.psftr.sgqg import (
     SemanticPromptInfusion,
     SgqgLayer,
 )
+from psftr.methods.psftr.similarity import (
+    CentredSimilarity,
+    NameGuidance,
+    NoSimilarity,
+    SimilarityClassifier,
+    Unguided,
+)
 from psftr.methods.psftr.spde import (
     SPDE,
     ConcatMlpFusion,
@@ -95,11 +102,12 @@ class NetworkConfig(ModelSettings):
                 raise PsftrError(f"{name} must be a whole number of at least 1, got {width!r}")
         shared_space = [f"spde={self.spde}"] * (self.spde != "none")
         shared_space += [f"class_head={self.class_head}"] * (self.class_head != "cosine")
+        shared_space += ["similarity_guidance=true"] * self.similarity_guidance
         if shared_space and self.feature_dim != self.text_dim:
             raise PsftrError(
                 f"{' and '.join(shared_space)} compares frames with names in one space, but feature_dim is "
                 f"{self.feature_dim} and text_dim {self.text_dim}: use features and text of one CLIP model, "
-                "or spde=none with class_head=cosine"
+                "or spde=none with class_head=cosine and similarity_guidance=false"
             )
 
 
@@ -112,6 +120,7 @@ def build_network(config: NetworkConfig) -> PSFTR:
     reads_text = config.text_to_vision or config.text_to_query
     adapts_text = reads_text and config.text_dim != config.dim
     decoder = RefiningSGQG if config.refine else SGQG
+    reads_curves = config.similarity_guidance or config.class_head == "similarity"
     return PSFTR(
         convolution=TemporalConvolution(feature_dim=config.feature_dim, dim=config.dim),
         text_projection=nn.Linear(config.text_dim, config.dim) if adapts_text else nn.Identity(),
@@ -126,6 +135,10 @@ def build_network(config: NetworkConfig) -> PSFTR:
         class_head=_class_head(config),
         actionness_head=ActionnessHead(dim=config.dim),
         saliency_head=SaliencyHead(dim=config.dim),
+        similarity=CentredSimilarity(feature_dim=config.feature_dim) if reads_curves else NoSimilarity(),
+        guidance=NameGuidance(channels=config.guidance_channels, dim=config.dim)
+        if config.similarity_guidance
+        else Unguided(),
         feature_dim=config.feature_dim,
         text_dim=config.text_dim,
         first_output=0 if config.auxiliary else config.decoder_layers - 1,
@@ -179,6 +192,8 @@ def _spde(config: NetworkConfig) -> nn.Module:
 def _class_head(config: NetworkConfig) -> nn.Module:
     if config.class_head == "cosine":
         return CosineClassifier(dim=config.dim, text_dim=config.text_dim, logit_scale=config.logit_scale)
+    if config.class_head == "similarity":
+        return SimilarityClassifier(logit_scale=config.logit_scale)
     if config.class_head == "attention_pool":
         return AttentionPoolClassifier(dim=config.dim, logit_scale=config.logit_scale, bins=config.roi_bins)
     return AdapterClassifier(

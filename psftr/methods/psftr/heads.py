@@ -95,7 +95,7 @@ class CosineClassifier(nn.Module):
         self.projection = nn.Linear(dim, text_dim)
         self.logits = LogitScale(initial=logit_scale)
 
-    def forward(self, queries: Tensor, segments_cw: Tensor, features: Tensor, text: Tensor) -> Tensor:
+    def forward(self, queries: Tensor, segments_cw: Tensor, features: Tensor, text: Tensor, curves: Tensor) -> Tensor:
         """queries Q_cls [N,B,Q,d], text T [K,Dt] -> logits [N,B,Q,K]."""
         return self.logits(self.projection(queries), text)
 
@@ -114,7 +114,7 @@ class AdapterClassifier(nn.Module):
         self.projection = nn.Linear(dim, text_dim)
         self.logits = LogitScale(initial=logit_scale)
 
-    def forward(self, queries: Tensor, segments_cw: Tensor, features: Tensor, text: Tensor) -> Tensor:
+    def forward(self, queries: Tensor, segments_cw: Tensor, features: Tensor, text: Tensor, curves: Tensor) -> Tensor:
         """queries Q_cls [N,B,Q,d], segments_cw [N,B,Q,2], features V [B,T,Dt], text T [K,Dt] -> [N,B,Q,K]."""
         weights = segments_cw.new_full((*segments_cw.shape[:-1], self.bins), 1 / self.bins)
         pooled = pool_segments(features, segments_cw, weights)
@@ -133,7 +133,7 @@ class AttentionPoolClassifier(nn.Module):
         self.attention = nn.Linear(dim, bins)
         self.logits = LogitScale(initial=logit_scale)
 
-    def forward(self, queries: Tensor, segments_cw: Tensor, features: Tensor, text: Tensor) -> Tensor:
+    def forward(self, queries: Tensor, segments_cw: Tensor, features: Tensor, text: Tensor, curves: Tensor) -> Tensor:
         """queries Q_cls [N,B,Q,d], segments_cw [N,B,Q,2], features V [B,T,Dt], text T [K,Dt] -> [N,B,Q,K]."""
         weights = self.attention(queries).float().softmax(dim=-1)
         return self.logits(pool_segments(features, segments_cw, weights), text)

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import nn
 
 from psftr.data.batches import Batch, inference_batches
 from psftr.data.windows import WindowPolicy
 from psftr.errors import PsftrError
 from psftr.features.text import TextEmbeddings
+from psftr.methods.psftr.network import Outputs
 from psftr.methods.psftr.postprocess import PostProcessor, WindowDetections
 from psftr.predictions import Detection, FrameFeatures
 
@@ -50,12 +51,27 @@ class PsftrLocalizer:
         if not class_names:
             raise PsftrError("no class names to look for; give at least one")
         text = self.text.select(class_names).to(self.device)
+        yield from self.localize_with(
+            lambda batch: self.network(batch.features, batch.is_padding, text), self.postprocessor, videos, class_names
+        )
+
+    def localize_with(
+        self,
+        outputs_of: Callable[[Batch], Outputs],
+        postprocessor: PostProcessor,
+        videos: Iterable[FrameFeatures],
+        class_names: Sequence[str],
+    ) -> Iterator[tuple[str, tuple[Detection, ...]]]:
+        """`localize` with outputs and post-processing of the caller's: what the audit changes."""
+        text = self.text.select(class_names).to(self.device)
         waiting: list[WindowDetections] = []
         for batch, ends in self._batches(videos):
-            for window, found, is_last in zip(batch.windows, self._detect(batch, text, class_names), ends):
-                waiting.append(found)
+            with torch.inference_mode():
+                found = postprocessor.detect(outputs_of(batch), batch, text, class_names)
+            for window, one, is_last in zip(batch.windows, found, ends):
+                waiting.append(one)
                 if is_last:
-                    yield window.video_id, self.postprocessor.merge(waiting)
+                    yield window.video_id, postprocessor.merge(waiting)
                     waiting = []
 
     @torch.inference_mode()
@@ -77,8 +93,3 @@ class PsftrLocalizer:
     def _batches(self, videos: Iterable[FrameFeatures]) -> Iterator[tuple[Batch, tuple[bool, ...]]]:
         for batch, ends in inference_batches(videos, policy=self.policy, batch_size=self.batch_size):
             yield batch.to(self.device), ends
-
-    @torch.inference_mode()
-    def _detect(self, batch: Batch, text: Tensor, class_names: Sequence[str]) -> list[WindowDetections]:
-        outputs = self.network(batch.features, batch.is_padding, text)
-        return self.postprocessor.detect(outputs, batch, text, class_names)

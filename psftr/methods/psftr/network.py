@@ -11,7 +11,7 @@ from psftr.errors import PsftrError
 from psftr.methods.psftr.sgqg import SGQG
 from psftr.methods.psftr.ssae import SSAE, TemporalConvolution
 
-__all__ = ["PSFTR", "LayerOutputs", "Outputs"]
+__all__ = ["PSFTR", "LayerOutputs", "Outputs", "Texts"]
 
 
 @dataclass(frozen=True)
@@ -32,8 +32,19 @@ class Outputs:
     auxiliary: tuple[LayerOutputs, ...]  # first layer first
 
 
+@dataclass(frozen=True, kw_only=True)
+class Texts:
+    """A text [K,Dt] for each place where text enters; all zero, the place reads nothing. K may differ."""
+
+    encoder: Tensor
+    queries: Tensor
+    classifier: Tensor
+
+
 class PSFTR(nn.Module):
     """SSAE encodes, SGQG decodes, SPDE enriches the queries for classification; `build_network` puts one together.
+
+    Beyond the paper: names reach the encoder (`guidance`) and the classifier as curves of `similarity` over time.
 
     The class list is an input: no parameter depends on K, reordering names permutes class logits and nothing else.
     Decoder layers before `first_output` give no outputs (0: auxiliary outputs of all, layers - 1: only the last).
@@ -46,6 +57,8 @@ class PSFTR(nn.Module):
         text_projection: nn.Module,
         encoder: SSAE,
         decoder: SGQG,
+        similarity: nn.Module,
+        guidance: nn.Module,
         spde: nn.Module,
         class_head: nn.Module,
         actionness_head: nn.Module,
@@ -66,23 +79,38 @@ class PSFTR(nn.Module):
         self.feature_dim = feature_dim
         self.text_dim = text_dim
         self.first_output = first_output
+        self.similarity = similarity
+        self.guidance = guidance
 
     def forward(self, features: Tensor, is_padding: Tensor, text: Tensor) -> Outputs:
         """features V [B,T,D], is_padding [B,T] bool (True = padding, its content is ignored), text T [K,Dt] -> Outputs.
 
         Raises PsftrError if a shape does not fit.
         """
-        self._check(features, is_padding, text)
+        return self.read(features, is_padding, Texts(encoder=text, queries=text, classifier=text))
+
+    def read(self, features: Tensor, is_padding: Tensor, texts: Texts) -> Outputs:
+        """`forward` with a text of its own for each place where text enters; class logits are over the classifier's."""
+        for text in (texts.encoder, texts.queries, texts.classifier):
+            self._check(features, is_padding, text)
         features = features.masked_fill(is_padding[..., None], 0.0)
-        visual = self.convolution(features, is_padding)  # V~
-        visual, fused_text = self.encoder(visual, self.text_projection(text)[None], is_padding)  # F^, T^: eq. 1-2
+        visual, fused_text = self._encode(features, is_padding, texts.encoder)
+        if texts.queries is not texts.encoder:
+            _, fused_text = self._encode(features, is_padding, texts.queries)
         queries, segments_cw = self.decoder(visual, fused_text, is_padding)  # Q^ of every layer: eq. 3-4
         queries, segments_cw = queries[self.first_output :], segments_cw[self.first_output :]
-        class_queries = self.spde(queries, features, text, is_padding)  # Q_cls: eq. 5-6
-        class_logits = self.class_head(class_queries, segments_cw, features, text)
+        names, curves = texts.classifier, self.similarity(features, texts.classifier, is_padding)
+        class_queries = self.spde(queries, features, names, is_padding)  # Q_cls: eq. 5-6
+        class_logits = self.class_head(class_queries, segments_cw, features, names, curves)
         predicted = zip(class_logits, segments_cw, self.actionness_head(queries), strict=True)
         layers = [LayerOutputs(*layer) for layer in predicted]
         return Outputs(layers[-1], self.saliency_head(visual, is_padding), tuple(layers[:-1]))
+
+    def _encode(self, features: Tensor, is_padding: Tensor, text: Tensor) -> tuple[Tensor, Tensor]:
+        """F^ [B,T,d] and T^ [B|1,K,d]: equations 1 and 2, after the guidance by curves of similarity."""
+        visual = self.convolution(features, is_padding)  # V~
+        visual = self.guidance(visual, self.similarity(features, text, is_padding), is_padding)
+        return self.encoder(visual, self.text_projection(text)[None], is_padding)
 
     def backbone_parameters(self) -> list[nn.Parameter]:
         """What the paper's "lr backbone" applies to: the temporal convolution over the frozen CLIP features."""

@@ -1,7 +1,8 @@
 """The settings of PSFTR: sizes, variants of the paper's tables, matching, losses, optimizer and post-processing.
 
-Defaults are the paper's for THUMOS14 (Table 5) where it speaks; docs/decisions.md has the measurements behind the
-others. conf/dataset_method/ states what differs on other data sets.
+Sizes and rates are the paper's for THUMOS14 (Table 5). The way names guide and the classifier are ours, because the
+paper's did not help unseen classes (docs/decisions.md); conf/experiment/paper.yaml is the paper's own form.
+conf/dataset_method/ states what differs on other data sets.
 """
 
 from __future__ import annotations
@@ -39,11 +40,15 @@ class ModelSettings(Checked):
     queries: int = setting(40, "queries, the most actions a window can have", least=2)
     ffn_expansion: int = setting(4, "hidden width of feed-forward blocks, in model widths", least=1)
     dropout: float = setting(0.1, "dropout on residual branches", least=0, below=1)
-    text_to_vision: bool = setting(True, "frames read names (Table 2, equation 1)")
-    vision_to_text: bool = setting(True, "names read frames (Table 2, equation 2)")
-    text_to_query: bool = setting(True, "queries read names (Table 2, equation 3)")
+    similarity_guidance: bool = setting(
+        True, "names guide the encoder as curves of their similarity to every frame, read with weights all names share"
+    )
+    guidance_channels: int = setting(16, "of similarity_guidance: channels of a name's curve", least=1)
+    text_to_vision: bool = setting(False, "the paper's: frames read names (Table 2, equation 1)")
+    vision_to_text: bool = setting(False, "the paper's: names read frames (Table 2, equation 2)")
+    text_to_query: bool = setting(False, "the paper's: queries read names (Table 2, equation 3)")
     spde: str = setting(
-        "mlp_residual",
+        "none",
         "how SPDE fuses the prototype (Table 3)",
         choices=("none", "residual", "concat_mlp", "mlp_residual"),
     )
@@ -53,9 +58,9 @@ class ModelSettings(Checked):
     refine: bool = setting(True, "each decoder layer starts from the segments of the one before")
     auxiliary: bool = setting(True, "losses on every decoder layer")
     class_head: str = setting(
-        "cosine",
-        "the classifier; the last two work on raw CLIP features of the segment",
-        choices=("cosine", "clip_adapter", "attention_pool"),
+        "similarity",
+        "similarity: the names' curves along the segment; cosine: the paper's; the others: raw features of the segment",
+        choices=("similarity", "cosine", "clip_adapter", "attention_pool"),
     )
     adapter_ratio: float = setting(0.2, "of clip_adapter: share of the learned part", above=0, most=1)
     roi_bins: int = setting(16, "of clip_adapter and attention_pool: samples of a segment", least=2)
@@ -73,6 +78,10 @@ class ModelSettings(Checked):
             raise PsftrError(
                 "vision_to_text alone changes only text that nothing reads: "
                 "turn on text_to_vision or text_to_query, or turn it off"
+            )
+        if self.class_head == "similarity" and self.spde != "none":
+            raise PsftrError(
+                f"class_head=similarity reads no queries, so spde={self.spde} would change nothing: set spde=none"
             )
 
 
@@ -116,6 +125,12 @@ class OptimizerSettings(Checked):
     warmup_steps: int = setting(500, "linear warm-up", unit="steps", least=0)
     drop_epoch: int | None = setting(None, "the rates are multiplied by drop_factor after this epoch", least=1)
     drop_factor: float = setting(0.1, "see drop_epoch", above=0)
+    average_share: float = setting(
+        0.3,
+        "the result is the mean of the weights over this last share of the epochs; 0: the last epoch's",
+        least=0,
+        most=1,
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,7 +138,7 @@ class PostprocessSettings(Checked):
     """From the network's outputs to detections (section 3.7.1)."""
 
     roi_weight: float = setting(
-        0.6, "1 classifies by ROIAligned CLIP features alone (GAP), 0 by the class head alone", least=0, most=1
+        0.0, "1 classifies by ROIAligned CLIP features alone (GAP), 0 by the class head alone", least=0, most=1
     )
     roi_bins: int = setting(16, "bins of ROIAlign", least=1)
     logit_scale: float = setting(100.0, "CLIP's: of the cosine of ROIAligned features and names", above=0)

@@ -5,7 +5,7 @@ import json
 
 import pytest
 import torch
-from parts import network_config
+from parts import PAPER, network_config
 
 from psftr.errors import PsftrError
 from psftr.methods.psftr import attention, heads, sgqg, spde, ssae
@@ -16,7 +16,15 @@ from psftr.settings import from_dict, to_dict
 VARIANTS = {
     field.name: field.metadata["choices"] for field in dataclasses.fields(ModelSettings) if field.metadata["choices"]
 }
-SMALL = {"feature_dim": 12, "text_dim": 12, "dim": 16, "heads": 4, "points": 2, "decoder_layers": 3, "queries": 6}
+SMALL = {
+    "feature_dim": 12,
+    "text_dim": 12,
+    "dim": 16,
+    "heads": 4,
+    "points": 2,
+    "decoder_layers": 3,
+    "queries": 6,
+} | PAPER
 
 TABLE_2 = [  # text_to_vision, vision_to_text, text_to_query of rows 1 to 7
     (False, False, False),
@@ -30,7 +38,11 @@ TABLE_2 = [  # text_to_vision, vision_to_text, text_to_query of rows 1 to 7
 VARIANT_VALUES = [
     {},
     *(dict(zip(("text_to_vision", "vision_to_text", "text_to_query"), row)) for row in TABLE_2[:-1]),
-    *({name: value} for name, values in VARIANTS.items() for value in values),
+    *({name: value} for name, values in VARIANTS.items() for value in values if value != "similarity"),
+    GUIDED := dict.fromkeys(("text_to_vision", "vision_to_text", "text_to_query"), False)
+    | {"spde": "none", "class_head": "similarity", "similarity_guidance": True},
+    {"similarity_guidance": True},
+    {"class_head": "similarity", "spde": "none"},
     {"refine": False},
     {"auxiliary": False},
     {"refine": False, "auxiliary": False},
@@ -104,7 +116,9 @@ def test_a_variant_is_another_module(variant, part, kind):
 
 def test_sizes_arrive():
     network = build_network(
-        NetworkConfig(**SMALL, encoder_layers=4, ffn_expansion=3, roi_bins=5, class_head="attention_pool")
+        NetworkConfig(
+            **SMALL | {"encoder_layers": 4, "ffn_expansion": 3, "roi_bins": 5, "class_head": "attention_pool"}
+        )
     )
     assert (len(network.encoder.layers), len(network.decoder.layers)) == (4, 3)
     assert network.decoder.queries.shape == (6, 32)
@@ -148,7 +162,7 @@ def test_weights_round_trip_through_the_config():
         ({"adapter_ratio": 0.0}, r"adapter_ratio must be above 0, got 0.0"),
         ({"logit_scale": 0.5}, r"logit_scale must be at least 1, got 0.5"),
         (
-            {"text_to_vision": False, "text_to_query": False},
+            {"vision_to_text": True, "text_to_vision": False, "text_to_query": False},
             "vision_to_text alone changes only text that nothing reads",
         ),
     ],

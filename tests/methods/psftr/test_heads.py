@@ -18,6 +18,8 @@ from psftr.methods.psftr.heads import (
     pool_segments,
 )
 
+NO_CURVES = torch.zeros(1, 0, 1)
+
 
 def test_segments_are_corrections_of_references_in_logits():
     head = SegmentHead(dim=4)
@@ -56,7 +58,7 @@ def test_cosine_logits_of_a_345_triangle():
         head.projection.weight.copy_(torch.eye(2))
         head.projection.bias.zero_()
     queries, text = torch.tensor([[[[3.0, 4.0]]]]), torch.tensor([[7.0, 0.0], [0.0, 1.0], [-6.0, -8.0]])
-    logits = head(queries, torch.zeros(1, 1, 1, 2), torch.zeros(1, 5, 2), text)
+    logits = head(queries, torch.zeros(1, 1, 1, 2), torch.zeros(1, 5, 2), text, NO_CURVES)
     torch.testing.assert_close(logits, torch.tensor([[[[60.0, 80.0, -100.0]]]]))
 
 
@@ -99,7 +101,7 @@ def test_adapter_keeps_clips_own_answer_up_to_its_ratio():
     with torch.no_grad():
         head.projection.weight.zero_()
         head.projection.bias.copy_(torch.tensor([0.0, 9.0]))  # always pulls towards name 1
-    logits = head(torch.randn(1, 1, 3, 2), segments_cw, frames, text)
+    logits = head(torch.randn(1, 1, 3, 2), segments_cw, frames, text, NO_CURVES)
     # 0.8 * (1,0) + 0.2 * (0,1) has cosines 4 and 1 over the root of 17
     torch.testing.assert_close(logits[0, 0, 0], torch.tensor([4.0, 1.0]) / 17**0.5)
     torch.testing.assert_close(logits[0, 0, 1], torch.tensor([0.0, 1.0]))
@@ -111,7 +113,7 @@ def test_attention_pool_looks_where_the_query_says():
     with torch.no_grad():
         head.attention.weight.zero_()
         head.attention.bias.copy_(torch.tensor([0.0, 0, 0, 0, 0, 0, 50, 0]))  # the seventh of eight bins
-    logits = head(torch.randn(1, 1, 3, 2), segments_cw, frames, text)
+    logits = head(torch.randn(1, 1, 3, 2), segments_cw, frames, text, NO_CURVES)
     torch.testing.assert_close(logits[0, 0, 2], torch.tensor([0.0, 1.0]))
     assert all(parameter.shape[-1:] != (512,) for parameter in head.parameters())
 
@@ -129,6 +131,6 @@ def test_class_logits_do_not_move_segments(make_head):
     text, frames, segments_cw = _names_and_frames()
     segments_cw.requires_grad_()
     queries = torch.randn(1, 1, 3, 2, requires_grad=True)
-    head(queries, segments_cw, frames, text).square().sum().backward()
+    head(queries, segments_cw, frames, text, NO_CURVES).square().sum().backward()
     assert segments_cw.grad is None
     assert queries.grad.abs().max() > 0

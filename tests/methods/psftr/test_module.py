@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import pytorch_lightning as pl
 import torch
-from parts import postprocessor
+from parts import PAPER, postprocessor
 from pytorch_lightning.callbacks import EMAWeightAveraging, ModelCheckpoint
 from torch import nn
 from torch.utils.data import DataLoader
@@ -32,7 +32,7 @@ from psftr.settings import to_dict
 
 CLASSES = ("jump", "run", "throw")
 DIM, SIZE = 16, 32
-TINY = ModelSettings(dim=32, heads=2, points=2, encoder_layers=1, decoder_layers=2, queries=8, dropout=0.0)
+TINY = ModelSettings(**PAPER, dim=32, heads=2, points=2, encoder_layers=1, decoder_layers=2, queries=8, dropout=0.0)
 WIDTHS = {"feature_dim": DIM, "text_dim": DIM}
 ACTIONS = {  # seconds; a row is a second
     "one": (Action(2.0, 9.0, "jump"), Action(14.0, 26.0, "run")),

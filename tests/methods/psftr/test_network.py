@@ -4,16 +4,20 @@ import dataclasses
 
 import pytest
 import torch
+from parts import network_config
 
 from psftr.errors import PsftrError
-from psftr.methods.psftr.build import NetworkConfig, build_network
+from psftr.methods.psftr.build import build_network
+from psftr.methods.psftr.network import Texts
 
-CONFIG = NetworkConfig(feature_dim=12, text_dim=12, dim=16, heads=4, points=2, decoder_layers=3, queries=6)
-CLASS_HEADS = ("cosine", "clip_adapter", "attention_pool")
+CONFIG = network_config(feature_dim=12, text_dim=12, dim=16, heads=4, points=2, decoder_layers=3, queries=6)
+CLASS_HEADS = ("cosine", "clip_adapter", "attention_pool", "similarity")
 
 
 def _network(**changes):
     torch.manual_seed(0)
+    if changes.get("class_head") == "similarity":
+        changes |= {"spde": "none", "similarity_guidance": True}
     network = build_network(dataclasses.replace(CONFIG, **changes)).eval()
     with torch.no_grad():  # away from the special values of a fresh network
         for parameter in network.parameters():
@@ -151,3 +155,20 @@ def test_inputs_that_do_not_fit_are_refused(change, message):
     batch = dict(zip(("features", "is_padding", "text"), _batch(), strict=True)) | change
     with pytest.raises(PsftrError, match=message):
         _network()(**batch)
+
+
+@pytest.mark.parametrize("class_head", ["cosine", "similarity"])
+def test_the_encoder_can_be_given_text_of_its_own(class_head):
+    """The segments follow the encoder's text, whatever the classifier reads; the classes follow the classifier's."""
+    network, (features, is_padding, text) = _network(class_head=class_head), _batch()
+    nothing = torch.zeros_like(text)
+
+    def read(encoder, classifier):
+        return network.read(features, is_padding, Texts(encoder=encoder, queries=encoder, classifier=classifier))
+
+    own, silent = network(features, is_padding, text), read(nothing, text)
+    assert (own.final.segments_cw - silent.final.segments_cw).abs().max() > 1e-4
+    other = read(nothing, text.flip(0))
+    torch.testing.assert_close(other.final.segments_cw, silent.final.segments_cw)
+    torch.testing.assert_close(other.final.class_logits, silent.final.class_logits.flip(-1), atol=1e-3, rtol=1e-4)
+    _assert_same(read(text, text), own)

@@ -1,15 +1,16 @@
 """The decoder: references, the two residuals of equation 3, refinement."""
 
 import torch
+from parts import network_config
 
-from psftr.methods.psftr.build import NetworkConfig, build_network
+from psftr.methods.psftr.build import build_network
 
 SMALL = {"feature_dim": 8, "text_dim": 8, "dim": 8, "heads": 2, "points": 2, "encoder_layers": 1}
 
 
 def _decoder(*, queries=5, decoder_layers=3, **variant):
     torch.manual_seed(0)
-    config = NetworkConfig(**SMALL, queries=queries, decoder_layers=decoder_layers, **variant)
+    config = network_config(**SMALL, queries=queries, decoder_layers=decoder_layers, **variant)
     return build_network(config).eval().decoder
 
 

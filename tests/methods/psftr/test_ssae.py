@@ -2,8 +2,9 @@
 
 import pytest
 import torch
+from parts import network_config
 
-from psftr.methods.psftr.build import NetworkConfig, build_network
+from psftr.methods.psftr.build import build_network
 from psftr.methods.psftr.ssae import TemporalConvolution, Unread, sine_encoding
 
 SMALL = {"feature_dim": 8, "text_dim": 8, "dim": 8, "heads": 2, "points": 2, "queries": 3, "decoder_layers": 1}
@@ -11,7 +12,7 @@ SMALL = {"feature_dim": 8, "text_dim": 8, "dim": 8, "heads": 2, "points": 2, "qu
 
 def _encoder(**variant):
     torch.manual_seed(0)
-    return build_network(NetworkConfig(**SMALL, **variant)).eval().encoder
+    return build_network(network_config(**SMALL, **variant)).eval().encoder
 
 
 def test_sine_encoding_starts_at_sine_and_cosine_of_zero():

@@ -1,0 +1,167 @@
+"""Text as similarity: how close every frame is to every name, in CLIP's own space.
+
+Cross-attention to embeddings of names can memorise the names it was trained on. Here no learned weight ever sees a
+name: what reaches the network is a curve over time per name, the same kind of thing for a name seen in training and
+for one that was not. All curves go through the same weights. The idea is cost aggregation, as CAT-Seg (Cho et al.,
+2024) does for open-vocabulary segmentation.
+
+Shape letters as in attention.py; S the curves, C channels per name, P places along a segment.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+__all__ = [
+    "CURVE_SCALE",
+    "CentredSimilarity",
+    "NameGuidance",
+    "NoSimilarity",
+    "SimilarityClassifier",
+    "Unguided",
+    "sample_along",
+]
+
+CURVE_SCALE = 25.0  # centred cosines of CLIP lie within about +-0.1: times this, curves are of order one
+_FULL_MOMENTUM = 0.01  # the running mean ends as an average over about the last hundred batches
+
+
+class CentredSimilarity(nn.Module):
+    """CURVE_SCALE * (cos(frame, name) - the name's mean cosine over training frames).
+
+    Some names are close to all frames and some to none; what is left after centring can be compared between names.
+    The mean over frames of cos(frame, name) is the cosine's bilinear form at the mean unit frame, so one vector serves
+    every name, also one never seen in training. It is a running mean over training batches, as in batch normalisation.
+    """
+
+    frame_mean: Tensor
+    batches_seen: Tensor
+
+    def __init__(self, *, feature_dim: int) -> None:
+        super().__init__()
+        self.register_buffer("frame_mean", torch.zeros(feature_dim))
+        self.register_buffer("batches_seen", torch.zeros((), dtype=torch.long))
+
+    def forward(self, features: Tensor, text: Tensor, is_padding: Tensor) -> Tensor:
+        """features V [B,T,D], text T [K,D], is_padding [B,T] -> curves [B,K,T] float32, 0 where padded.
+
+        All-zero text gives all-zero curves: the neutral input.
+        """
+        with torch.autocast(features.device.type, enabled=False):
+            frames = F.normalize(features.float(), dim=-1)
+            if self.training:
+                self._update(frames.detach(), is_padding)
+            names = F.normalize(text.float(), dim=-1)
+            curves = CURVE_SCALE * ((frames - self.frame_mean) @ names.T).transpose(1, 2)
+            return curves.masked_fill(is_padding[:, None, :], 0.0)
+
+    @torch.no_grad()
+    def _update(self, frames: Tensor, is_padding: Tensor) -> None:
+        """Move the mean towards this batch's valid frames: a plain average at first, then a slow running one."""
+        is_valid = ~is_padding
+        batch_mean = (frames * is_valid[..., None]).sum((0, 1)) / is_valid.sum().clamp(min=1)
+        self.batches_seen += 1
+        weight = (1 / self.batches_seen).clamp(min=_FULL_MOMENTUM)
+        self.frame_mean.lerp_(batch_mean, weight)
+
+
+class NoSimilarity(nn.Module):
+    """No curves: the paper's form, in which nothing reads them."""
+
+    def forward(self, features: Tensor, text: Tensor, is_padding: Tensor) -> Tensor:
+        """features V [B,T,D] -> [B,0,T]."""
+        return features.new_zeros(features.shape[0], 0, features.shape[1])
+
+
+class Unguided(nn.Module):
+    """V~ as it is: the paper's form."""
+
+    def forward(self, visual: Tensor, curves: Tensor, is_padding: Tensor) -> Tensor:
+        """visual V~ [B,T,d] -> [B,T,d]."""
+        return visual
+
+
+class NameGuidance(nn.Module):
+    """V~ and what the curves of all names say about every frame.
+
+    Each name's curve, and the same curve less its mean over the window, goes through two temporal convolutions whose
+    weights all names share. Then the maximum and the mean over names, so that neither the order nor the number of names
+    matters, and a projection that starts near zero: at first the network is one that reads no text in its encoder.
+    """
+
+    def __init__(self, *, channels: int, dim: int, kernel_size: int = 5) -> None:
+        super().__init__()
+        self.first = nn.Conv1d(2, channels, kernel_size, padding=kernel_size // 2)
+        self.second = nn.Conv1d(channels, channels, kernel_size, padding=kernel_size // 2)
+        self.projection = nn.Linear(2 * channels, dim)
+        # not exactly zero, or the convolutions would start without gradient
+        nn.init.normal_(self.projection.weight, std=1e-3)
+        nn.init.zeros_(self.projection.bias)
+
+    def forward(self, visual: Tensor, curves: Tensor, is_padding: Tensor) -> Tensor:
+        """visual V~ [B,T,d] and curves S [B,K,T], 0 where padded; is_padding [B,T] -> [B,T,d], 0 where padded."""
+        hidden = self._of_each_name(curves, is_padding)
+        pooled = torch.cat((hidden.amax(dim=1), hidden.mean(dim=1)), dim=1)
+        return visual + self.projection(pooled.transpose(1, 2)).masked_fill(is_padding[..., None], 0.0)
+
+    def _of_each_name(self, curves: Tensor, is_padding: Tensor) -> Tensor:
+        """curves [B,K,T] -> [B,K,C,T]; every name by itself."""
+        num_valid = (~is_padding).sum(dim=1).clamp(min=1)[:, None, None]
+        local = (curves - curves.sum(dim=-1, keepdim=True) / num_valid).masked_fill(is_padding[:, None, :], 0.0)
+        both = torch.stack((curves, local), dim=2).flatten(0, 1)
+        return F.relu(self.second(F.relu(self.first(both)))).unflatten(0, curves.shape[:2])
+
+
+class SimilarityClassifier(nn.Module):
+    """logit = exp(scale) * mean of the name's curve over the segment + correction; the correction starts near zero.
+
+    So training starts from CLIP's own centred answer, and may only change what holds for every name: the correction is
+    an MLP of the curve along the segment and half its length to either side, of its inside-outside contrast, and of its
+    margin over the mean of the other names. Segments are read without gradient.
+    """
+
+    INSIDE, OUTSIDE, HIDDEN = 8, 4, 32  # places inside and on each side of a segment; width of the MLP
+
+    def __init__(self, *, logit_scale: float) -> None:
+        super().__init__()
+        self.log_scale = nn.Parameter(torch.tensor(math.log(logit_scale / CURVE_SCALE)))
+        self.expand = nn.Linear(self.INSIDE + 2 * self.OUTSIDE + 2, self.HIDDEN)
+        self.contract = nn.Linear(self.HIDDEN, 1, bias=False)  # what all names share is lost in the softmax over them
+        nn.init.normal_(self.contract.weight, std=1e-3)
+
+    def forward(self, queries: Tensor, segments_cw: Tensor, features: Tensor, text: Tensor, curves: Tensor) -> Tensor:
+        """segments_cw [N,B,Q,2] in units of T, curves S [B,K,T] -> logits [N,B,Q,K] float32."""
+        with torch.autocast(curves.device.type, enabled=False):
+            along = sample_along(curves.float(), segments_cw, inside=self.INSIDE, outside=self.OUTSIDE)  # [N,B,Q,K,P]
+            before, middle, after = along.split((self.OUTSIDE, self.INSIDE, self.OUTSIDE), dim=-1)
+            inside = middle.mean(dim=-1)
+            contrast = inside - torch.cat((before, after), dim=-1).mean(dim=-1)
+            others = (inside.sum(dim=-1, keepdim=True) - inside) / max(1, inside.shape[-1] - 1)
+            evidence = torch.cat((along, torch.stack((contrast, inside - others), dim=-1)), dim=-1)
+            correction = self.contract(F.relu(self.expand(evidence))).squeeze(-1)
+            return self.log_scale.exp() * inside + correction
+
+
+def sample_along(curves: Tensor, segments_cw: Tensor, *, inside: int, outside: int) -> Tensor:
+    """Curves at the centres of `inside` equal bins of each segment and of `outside` bins of the same width each side.
+
+    curves [B,K,T], whose row t lies at (t + .5) / T; segments_cw [N,B,Q,2] in units of T, clipped to the window, read
+    without gradient -> [N,B,Q,K,P], P = outside + inside + outside, in order of time. Beyond the window its outermost
+    row holds.
+    """
+    length = curves.shape[-1]
+    layers, batch, queries, _ = segments_cw.shape
+    centre, width = segments_cw.detach().float().unbind(-1)
+    start, end = (centre - width / 2).clamp(0, 1), (centre + width / 2).clamp(0, 1)
+    bins = (torch.arange(-outside, inside + outside, device=curves.device) + 0.5) / inside
+    rows = (start[..., None] + (end - start)[..., None] * bins) * length - 0.5  # [N,B,Q,P]
+    rows = rows.clamp(0, length - 1).transpose(0, 1).reshape(batch, 1, -1)
+    low = rows.floor().long().clamp(max=max(0, length - 2))
+    high = (low + 1).clamp(max=length - 1)
+    at_low, at_high = (curves.gather(2, index.expand(-1, curves.shape[1], -1)) for index in (low, high))
+    values = torch.lerp(at_low, at_high, rows - low)  # [B,K,N*Q*P]
+    return values.unflatten(2, (layers, queries, -1)).permute(2, 0, 3, 1, 4)
