@@ -23,7 +23,7 @@ from psftr.evaluation.rules import protocol_for
 from psftr.features.class_text import class_text
 from psftr.methods.cascade.confidence import WITH_BACKGROUND, moving_average, over_time, unit
 from psftr.methods.cascade.prefilter import Hints, nearest_share
-from psftr.methods.cascade.settings import QuestionSettings, ReconstructionSettings
+from psftr.methods.cascade.settings import FramesSettings, QuestionSettings, ReconstructionSettings
 from psftr.methods.cascade.stages import stage_sentences
 from psftr.methods.cascade.synthetic_stages import embed_synthetic, synthetic_plans
 from psftr.methods.cascade.trace import VideoTrace, trace_class
@@ -40,7 +40,7 @@ class Way:
     name: str
     questions: QuestionSettings = field(default_factory=QuestionSettings)
     reconstruction: ReconstructionSettings = field(default_factory=ReconstructionSettings)
-    clip_frames: int = 1
+    clip_frames: int = FramesSettings.clip_frames
 
 
 def ways() -> Iterator[Way]:
