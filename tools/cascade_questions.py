@@ -13,7 +13,6 @@ import argparse
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,7 +23,7 @@ from psftr.evaluation.rules import protocol_for
 from psftr.features.class_text import class_text
 from psftr.methods.cascade.confidence import WITH_BACKGROUND, moving_average, over_time, unit
 from psftr.methods.cascade.prefilter import Hints, nearest_share
-from psftr.methods.cascade.settings import QuestionSettings, ReconstructionSettings
+from psftr.methods.cascade.settings import FramesSettings, QuestionSettings, ReconstructionSettings
 from psftr.methods.cascade.stages import stage_sentences
 from psftr.methods.cascade.synthetic_stages import embed_synthetic, synthetic_plans
 from psftr.methods.cascade.trace import VideoTrace, trace_class
@@ -36,12 +35,12 @@ GROUP = 5
 
 @dataclass(frozen=True)
 class Way:
-    """One way to ask."""
+    """One way to ask. clip_frames: rows shown together."""
 
     name: str
     questions: QuestionSettings = field(default_factory=QuestionSettings)
     reconstruction: ReconstructionSettings = field(default_factory=ReconstructionSettings)
-    together: int = 1  # rows shown in one question
+    clip_frames: int = FramesSettings.clip_frames
 
 
 def ways() -> Iterator[Way]:
@@ -51,8 +50,8 @@ def ways() -> Iterator[Way]:
         yield Way(f"calibrate={how}", replace(plain, calibrate=how))
     both = replace(plain, calibrate="both")
     for clip in (3, 5):
-        yield Way(f"both, clip_frames={clip}", both, together=clip)
-    clips: dict[str, Any] = {"together": 3}
+        yield Way(f"both, clip_frames={clip}", both, clip_frames=clip)
+    clips = {"clip_frames": 3}
     for apart_s, least in ((1.0, 0.5), (2.0, 0.5), (2.0, 0.6), (4.0, 0.6)):
         coarse = replace(both, coarse_s=apart_s, coarse_threshold=least)
         yield Way(f"both, clips of 3, coarse_s={apart_s:g}, coarse_threshold={least}", coarse, **clips)
@@ -79,7 +78,7 @@ class Imitated:
 
     def __init__(self, rows: NDArray, sentences: NDArray, background: NDArray, mean: float, way: Way) -> None:
         self.way, self.asked = way, 0
-        shown = unit(moving_average(rows, way.together)) if way.together > 1 else rows
+        shown = unit(moving_average(rows, way.clip_frames)) if way.clip_frames > 1 else rows
         self.cosines = shown @ unit(np.vstack((sentences, background))).T - mean  # [T, S + 1]
 
     def __call__(self, rows: Sequence[int]) -> NDArray[np.float64]:

@@ -77,7 +77,10 @@ class Fake(BaseHTTPRequestHandler):
         choice = {"index": 0, "message": {"role": "assistant", "content": content}, "logprobs": logprobs}
         parts = body["messages"][0]["content"]
         images, text = (len(parts) - 1, parts[-1]["text"]) if isinstance(parts, list) else (0, parts)
-        usage = {"prompt_tokens": FRAME_TOKENS * images + len(text) // 4, "completion_tokens": max(1, len(content) // 4)}
+        usage = {
+            "prompt_tokens": FRAME_TOKENS * images + len(text) // 4,
+            "completion_tokens": max(1, len(content) // 4),
+        }
         whole = json.dumps({"object": "chat.completion", "choices": [choice], "usage": usage}).encode()
         self.send_response(200)
         self.send_header("content-type", "application/json")
@@ -187,7 +190,12 @@ def frames_of(video: Video, names: tuple[str, ...], *, fps: float) -> VideoFrame
 
 
 def run(
-    settings: CascadeSettings, steps: Steps, videos: Mapping[str, Video], names: tuple[str, ...], plans: Any, folder: Path
+    settings: CascadeSettings,
+    steps: Steps,
+    videos: Mapping[str, Video],
+    names: tuple[str, ...],
+    plans: Any,
+    folder: Path,
 ) -> Counter[str]:
     """Look at the videos; returns the questions asked by kind."""
     cascade = MllmCascade(
