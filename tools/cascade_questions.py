@@ -13,6 +13,7 @@ import argparse
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -51,7 +52,7 @@ def ways() -> Iterator[Way]:
     both = replace(plain, calibrate="both")
     for clip in (3, 5):
         yield Way(f"both, clip_frames={clip}", both, clip_frames=clip)
-    clips = {"clip_frames": 3}
+    clips: dict[str, Any] = {"clip_frames": 3}
     for apart_s, least in ((1.0, 0.5), (2.0, 0.5), (2.0, 0.6), (4.0, 0.6)):
         coarse = replace(both, coarse_s=apart_s, coarse_threshold=least)
         yield Way(f"both, clips of 3, coarse_s={apart_s:g}, coarse_threshold={least}", coarse, **clips)

@@ -249,7 +249,7 @@ def main() -> None:
     print(f"{len(tested)} test videos, {sum(v.duration_s for v in tested) / 3600:.1f} h; latency {args.latency:g} s")
     for title, changed in SETTINGS:
         groups = {key: value for key, value in changed.items() if key != "concurrency"}
-        backend = {"kind": "server", "concurrency": changed.get("concurrency", 32)}
+        backend = {"kind": "server"} | {key: value for key, value in changed.items() if key == "concurrency"}
         settings = cascade_settings({"backend": backend, **groups})
         concurrency = settings.backend.concurrency
         model = InProcess(answer, latency_s=args.latency, concurrency=concurrency)
