@@ -106,7 +106,7 @@ class DataSettings(Checked):
     held_out_classes: int = setting(
         0, "this many seen classes are kept out of training and stand in for unseen ones (tuning)", least=0
     )
-    held_out_seed: int = setting(0, "which seen classes those are", least=0)
+    held_out_seed: int = setting(0, "which seen classes, or which validation videos, are held out", least=0)
     cache_mb: float = setting(1024.0, "memory for feature rows", unit="MiB", least=0)
 
 

@@ -37,6 +37,7 @@ class ZstalDataModule(pl.LightningDataModule):
     protocol=clean: trains on videos of the training subset that hold a training class. Validation is on `val_fraction`
     of them, which are kept out of training; or, with `data.held_out_classes`, on all of them that hold one of that many
     seen classes, which are the validation's names then and gone from training (labels and videos); or on nothing.
+    `data.held_out_seed` chooses what is held out, so that trainings of several seeds are validated on the same.
     Prediction covers every window of the test videos that hold an unseen class.
     protocol=peer: `WindowPolicy.as_peer`, the data set's `PeerRules` and validation on the unseen test.
 
@@ -94,7 +95,7 @@ class ZstalDataModule(pl.LightningDataModule):
             validation = holding(seen, self.held_out_classes)
             held = frozenset(video.video_id for video in validation)
         else:
-            held = _validation_videos(seen, val_fraction, seed)
+            held = _validation_videos(seen, val_fraction, data.held_out_seed)
             validation = tuple(video for video in seen if video.video_id in held)
         training = holding([video for video in seen if video.video_id not in held], self.train_classes)
         # the peers train with ignored instances as background
