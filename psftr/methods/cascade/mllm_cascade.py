@@ -86,9 +86,7 @@ class MllmCascade:
     def read(self, video_id: str, file: Path) -> VideoFrames:
         """The frames that the steps look at. Raises VideoError, FileNotFoundError."""
         frames = self.frames
-        return read_frames(
-            file, video_id, fps=frames.fps, max_frames=frames.max_frames, size=self.steps.frame_size
-        )
+        return read_frames(file, video_id, fps=frames.fps, max_frames=frames.max_frames, size=self.steps.frame_size)
 
     def look(
         self, video: VideoFrames, class_names: Sequence[str], *, tick: Callable[[int], None] = lambda _: None
