@@ -13,7 +13,6 @@ import argparse
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,12 +35,12 @@ GROUP = 5
 
 @dataclass(frozen=True)
 class Way:
-    """One way to ask. clip_frames: rows shown together."""
+    """One way to ask."""
 
     name: str
     questions: QuestionSettings = field(default_factory=QuestionSettings)
     reconstruction: ReconstructionSettings = field(default_factory=ReconstructionSettings)
-    clip_frames: int = FramesSettings.clip_frames
+    frames: FramesSettings = field(default_factory=FramesSettings)
 
 
 def ways() -> Iterator[Way]:
@@ -51,27 +50,31 @@ def ways() -> Iterator[Way]:
         yield Way(f"calibrate={how}", replace(plain, calibrate=how))
     both = replace(plain, calibrate="both")
     for clip in (3, 5):
-        yield Way(f"both, clip_frames={clip}", both, clip_frames=clip)
-    clips: dict[str, Any] = {"clip_frames": 3}
+        yield Way(f"both, clip_frames={clip}", both, frames=FramesSettings(clip_frames=clip))
+    clips = FramesSettings(clip_frames=3)
     for apart_s, least in ((1.0, 0.5), (2.0, 0.5), (2.0, 0.6), (4.0, 0.6)):
         coarse = replace(both, coarse_s=apart_s, coarse_threshold=least)
-        yield Way(f"both, clips of 3, coarse_s={apart_s:g}, coarse_threshold={least}", coarse, **clips)
+        yield Way(f"both, clips of 3, coarse_s={apart_s:g}, coarse_threshold={least}", coarse, frames=clips)
     together = replace(plain, stages="together")
-    yield Way("clips of 3, stages=together", together, **clips)
+    yield Way("clips of 3, stages=together", together, frames=clips)
     for how in ("median", "both"):
-        yield Way(f"{how}, clips of 3, stages=together", replace(together, calibrate=how), **clips)
+        yield Way(f"{how}, clips of 3, stages=together", replace(together, calibrate=how), frames=clips)
     best = replace(together, calibrate="both")
     for apart_s, least in ((1.0, 0.5), (2.0, 0.5), (2.0, 0.6)):
         coarse = replace(best, coarse_s=apart_s, coarse_threshold=least)
-        yield Way(f"both, clips of 3, together, coarse_s={apart_s:g}, coarse_threshold={least}", coarse, **clips)
+        yield Way(f"both, clips of 3, together, coarse_s={apart_s:g}, coarse_threshold={least}", coarse, frames=clips)
     for share in (0.5, 0.3):
         found = replace(best, coarse_s=1.0, coarse_threshold=0.5, frames_share=share)
-        yield Way(f"both, clips of 3, together, coarse_s=1, frames_share={share}", found, **clips)
+        yield Way(f"both, clips of 3, together, coarse_s=1, frames_share={share}", found, frames=clips)
     for classes in (1, 2):
-        yield Way(f"both, clips of 3, together, max_classes={classes}", replace(best, max_classes=classes), **clips)
+        yield Way(
+            f"both, clips of 3, together, max_classes={classes}", replace(best, max_classes=classes), frames=clips
+        )
     for entry, skip in ((0.1, 0.1), (0.3, 0.1), (0.3, 0.3), (0.6, 0.1), (1.0, 0.3)):
         ordered = replace(steps, decoding="ordered", entry_cost=entry, skip_cost=skip)
-        yield Way(f"both, clips of 3, together, ordered, entry_cost={entry:g}, skip_cost={skip:g}", best, ordered, 3)
+        yield Way(
+            f"both, clips of 3, together, ordered, entry_cost={entry:g}, skip_cost={skip:g}", best, ordered, clips
+        )
 
 
 class Imitated:
@@ -79,7 +82,7 @@ class Imitated:
 
     def __init__(self, rows: NDArray, sentences: NDArray, background: NDArray, mean: float, way: Way) -> None:
         self.way, self.asked = way, 0
-        shown = unit(moving_average(rows, way.clip_frames)) if way.clip_frames > 1 else rows
+        shown = unit(moving_average(rows, way.frames.clip_frames)) if way.frames.clip_frames > 1 else rows
         self.cosines = shown @ unit(np.vstack((sentences, background))).T - mean  # [T, S + 1]
 
     def __call__(self, rows: Sequence[int]) -> NDArray[np.float64]:

@@ -50,7 +50,7 @@ from psftr.settings import DatasetSettings, SplitSettings
 
 FRAME_TOKENS = 192
 SETTINGS: tuple[tuple[str, dict[str, Any]], ...] = (
-    ("one video and 8 requests at once", {"workers": 1, "concurrency": 8}),
+    ("one video and 8 requests at once", {"workers": 1, "backend": {"concurrency": 8}}),
     ("defaults: 8 videos, 32 requests at once", {}),
     ("questions.stages=together", {"questions": {"stages": "together"}}),
     ("frames.clip_frames=3", {"frames": {"clip_frames": 3}}),
@@ -61,6 +61,10 @@ SETTINGS: tuple[tuple[str, dict[str, Any]], ...] = (
         "questions": {"stages": "together", "calibrate": "both", "coarse_s": 2.0}, "frames": {"clip_frames": 3},
     }),
 )  # fmt: skip
+
+
+def tokens_of(num_frames: int, text: str) -> int:
+    return FRAME_TOKENS * num_frames + len(text) // 4
 
 
 class Fake(BaseHTTPRequestHandler):
@@ -121,7 +125,7 @@ class InProcess:
         self.serial_s += self.latency_s * math.ceil(len(clips) * len(prompts) / self.concurrency)
 
     def _count(self, num_frames: int, prompt: str, content: str, waits: int) -> None:
-        self.usage.add(FRAME_TOKENS * num_frames + len(prompt) // 4, max(1, len(content) // 4))
+        self.usage.add(tokens_of(num_frames, prompt), max(1, len(content) // 4))
         self.serial_s += waits * self.latency_s
 
     def impatient(self) -> AbstractContextManager[None]:
@@ -248,9 +252,8 @@ def main() -> None:
     answer = Answers(names, plans)
     print(f"{len(tested)} test videos, {sum(v.duration_s for v in tested) / 3600:.1f} h; latency {args.latency:g} s")
     for title, changed in SETTINGS:
-        groups = {key: value for key, value in changed.items() if key != "concurrency"}
-        backend = {"kind": "server"} | {key: value for key, value in changed.items() if key == "concurrency"}
-        settings = cascade_settings({"backend": backend, **groups})
+        backend = {"kind": "server", **(changed.get("backend") or {})}
+        settings = cascade_settings({**changed, "backend": backend})
         concurrency = settings.backend.concurrency
         model = InProcess(answer, latency_s=args.latency, concurrency=concurrency)
         session: Any = Session(model)
