@@ -17,7 +17,7 @@ $(VENV)/.installed: setup.cfg pyproject.toml
 
 demo: setup
 	$(BIN)/psftr train -m split.index=0,1,2 hydra.sweep.dir=$(DEMO)
-	$(BIN)/psftr evaluate run=$(DEMO) baseline=true
+	$(BIN)/psftr evaluate run=$(DEMO) baseline=true audit=true
 
 test: setup
 	$(BIN)/python -m pytest

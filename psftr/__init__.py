@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from psftr.api import Frames, Model, Result, VideoFeatures, baseline, load
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 __all__ = ["Frames", "Model", "Result", "VideoFeatures", "__version__", "baseline", "load"]
 
 

@@ -47,7 +47,7 @@ CHECKPOINT_RULES = (CHECKPOINT_LAST, CHECKPOINT_BEST_SEEN, CHECKPOINT_NONE, CHEC
 
 @cache
 def code_version() -> str:
-    """Package version; in a checkout also the commit and whether the tree was changed. Never fails."""
+    """Package version; in a checkout also the commit and whether files were changed. Never raises."""
     root = Path(__file__).resolve().parents[1]
     if not (root / ".git").exists():
         return __version__

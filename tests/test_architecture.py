@@ -25,10 +25,7 @@ def house(check_house):
     return check_house.House(REPOSITORY)
 
 
-MENDING = pytest.mark.xfail(reason="files are being moved")
-
-
-@pytest.mark.parametrize("check", ["cycles", "ranks", "door", "private", pytest.param("defaults", marks=MENDING)])
+@pytest.mark.parametrize("check", ["cycles", "ranks", "door", "private", "defaults"])
 def test_the_house_is_in_order(house, check_house, check):
     found = list(check_house.CHECKS[check](house))
     assert not found, "\n".join(found)
@@ -121,7 +118,9 @@ CASES = {
         "defaults",
         {
             "psftr/settings.py": SETTINGS,
-            "psftr/methods/one/settings.py": "class One(Checked):\n    share: float = setting(0.6, 'again')",
+            "psftr/methods/one/settings.py": (
+                "class One(Checked):\n    share: float = setting(0.6, 'again')\n    small: Small = group(Small)"
+            ),
         },
         ["settings:share is declared in One and Whole"],
     ),

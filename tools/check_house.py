@@ -8,7 +8,7 @@ door      Only psftr/cli imports Hydra or OmegaConf.
 private   A name that starts with an underscore is used in its own file only.
 defaults  The default of a setting (a field of a subclass of psftr.settings.Checked) is written in its class and nowhere
           else: no parameter, dataclass field, flag or `.get(name, …)` of the same name has a literal default, no two
-          classes declare the same dotted key, and no file in conf/ repeats the default. None counts as "not given".
+          verbs or methods declare the same key, and no file in conf/ repeats the default. None counts as "not given".
 long      Files over 400 lines are listed. They may stay, but should explain themselves.
 """
 
@@ -46,14 +46,12 @@ LONG = 400
 # Names of settings that mean something else elsewhere: "file:name" or "settings:key", with * -> what they mean there.
 EXEMPT = {
     "settings:method": "cascade is a verb of its own, with one method",
-    "settings:kind": "tells the classes of backends apart",
-    "settings:name": "names the output folders of each backend",
     "settings:baseline": "beside CASCADE always, beside a trained run on demand",
     "settings:redo": "of CASCADE's answers; of a run's predictions",
     "settings:out": "each verb's own output folder",
     "settings:figures": "of an evaluation; of CASCADE, where the page comes from `psftr evaluate`",
     "settings:protocol": "of a training; of an evaluation, where null means as trained",
-    "settings:device": "of an evaluation; of an encoder",
+    "settings:device": "where an evaluation runs; where CASCADE runs",
     "conf/variant/*": "a row of a paper's table states every column of it",
     "psftr/bench/ops.py:*": "the sizes of one measured call",
     "psftr/cli/bench.py:*": "where, and in which precision, something is measured",
@@ -82,7 +80,6 @@ class Import:
 class Setting:
     owner: str  # class that declares it
     default: Any
-    line: int
 
 
 class House:
@@ -203,7 +200,7 @@ def settings_of(house: House) -> tuple[dict[str, dict[str, Setting]], set[str]]:
                     groups.add(ast.unparse(argument))
                     found |= flat(ast.unparse(argument), f"{key}.")
                 elif ast.unparse(node.value.func) == "setting":
-                    found[key] = Setting(name, literal(argument), node.lineno)
+                    found[key] = Setting(name, literal(argument))
         return found
 
     flattened = {name: flat(name) for name in sorted(kinds)}
@@ -214,14 +211,14 @@ def settings_of(house: House) -> tuple[dict[str, dict[str, Setting]], set[str]]:
 def defaults(house: House) -> Iterator[str]:
     used: set[str] = set()
     roots, kinds = settings_of(house)
-    declared: dict[str, dict[str, Setting]] = {}
+    whole: dict[str, dict[str, Setting]] = {}  # {dotted key: {class: declaration}}, of what has groups: verbs, methods
     for found in roots.values():
-        for key, one in found.items():
-            declared.setdefault(key, {})[one.owner] = one
-    for key, owners in declared.items():
+        for key, one in found.items() if any("." in key for key in found) else ():
+            whole.setdefault(key, {})[one.owner] = one
+    for key, owners in whole.items():
         if len(owners) > 1 and not is_exempt(f"settings:{key}", used):
             yield f"settings:{key} is declared in {' and '.join(sorted(owners))}"
-    names = {key.rsplit(".", 1)[-1] for key in declared}
+    names = {key.rsplit(".", 1)[-1] for found in roots.values() for key in found}
     for file, tree in house.trees.items():
         for name, default, line in literal_defaults(tree, kinds):
             if name in names and default is not None and not is_exempt(f"{file}:{name}", used):
@@ -230,7 +227,7 @@ def defaults(house: House) -> Iterator[str]:
         text, place = path.read_text(encoding="utf-8"), path.relative_to(house.root / "conf")
         prefix = "" if "@package _global_" in text else "".join(f"{part}." for part in place.parts[:-1])
         for key, value in leaves(yaml.safe_load(text) or {}, prefix):
-            same = [one for one in declared.get(key, {}).values() if is_same(one.default, value)]
+            same = [one for one in whole.get(key, {}).values() if is_same(one.default, value)]
             if same and not is_exempt(f"conf/{place.as_posix()}:{key}", used):
                 yield f"conf/{place.as_posix()}: {key}={value!r} is the default of {same[0].owner}"
     yield from (f"{one} is exempt in tools/check_house.py but not found" for one in EXEMPT if one not in used)

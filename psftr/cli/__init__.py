@@ -44,7 +44,7 @@ def let_threads_wait_briefly() -> None:
 
     Seconds a step of a small network (d = 128) with two threads on two cores, alone and beside another such process:
     OpenMP's own way 0.25 and 1.14, sleeping at once (PASSIVE) 0.35 and 0.45, this 0.28 and 0.56. Whoever sets either
-    variable has the last word.
+    variable decides.
     """
     if not {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT"} & os.environ.keys():
         os.environ["OMP_WAIT_POLICY"] = "PASSIVE"

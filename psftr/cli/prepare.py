@@ -23,7 +23,6 @@ from psftr.cli.flags import flag_of, number
 from psftr.cli.folders import no_remains, writable_folder
 from psftr.cli.progress import counter, progress
 
-DATASETS = ("thumos14", "activitynet13", "synthetic")
 # which flags go with what; they are refused elsewhere, where they would do nothing
 WORLD = ("seed", "dim", "num_train", "num_test")
 SIMULATION = ("seed", "dim", "subset", "limit")
@@ -32,8 +31,10 @@ REAL = ("source", "base_url", "features", "simulate_features", "subset", "limit"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    from psftr.data.datasets import DATASETS
+
     add = parser.add_argument
-    add("dataset", choices=DATASETS)
+    add("dataset", choices=tuple(DATASETS))
     add("--out", metavar="DIR", help="the dataset's folder (default: data/DATASET)")
     add("--from", dest="source", metavar="DIR", help="take the files from this folder instead of downloading them")
     add("--base-url", metavar="URL", help="a mirror of the public host (also: the variable PSFTR_BASE_URL)")

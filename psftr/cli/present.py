@@ -34,17 +34,15 @@ def compare_settings(reports: dict[str, TenSplitReport], table: str | None, out:
     """One line per setting and the ablation's figure; the paper's row beside where an experiment names its table."""
     from psftr.evaluation.charts import save_settings_charts
     from psftr.evaluation.paper import TABLES
+    from psftr.evaluation.render import text, write_frame
+    from psftr.evaluation.tables import settings_table
 
-    first = next(iter(reports.values()))
     printed = {(row.method, row.ratio): row.average for row in TABLES.get(table or "", ())}
-    log.info("%s%d settings, average mAP in %%", first.mark, len(reports))
-    for label, report in reports.items():
-        row = printed.get((label.partition(" · ")[0], report.ratio))
-        beside = f"   paper {row:.2f}" if row is not None and not report.synthetic else ""
-        log.info("  %s: %s (%s)%s", label, report.average.percent, report.coverage, beside)
-    if not figures:
-        return
-    paths = save_settings_charts(out, reports, name=f"Table {table}" if table else "settings", paper=printed)
+    settings = settings_table(reports, paper=printed)
+    log.info("\n%s\n", text(settings))
+    paths = [write_frame(out / "settings.csv", settings.frame)]
+    if figures:
+        paths += save_settings_charts(out, reports, name=f"Table {table}" if table else "settings", paper=printed)
     log.info("written:\n%s", "\n".join(f"  {path}" for path in paths))
 
 

@@ -142,6 +142,13 @@ def read_annotations(
     return Annotations(videos=videos, troubles=tuple(troubles), ignored=ignored)
 
 
+def holding(videos: Iterable[Video], classes: Iterable[str]) -> tuple[Video, ...]:
+    """The videos that hold an action of these classes, without their other actions."""
+    kept = frozenset(classes)
+    narrowed = (replace(video, actions=tuple(a for a in video.actions if a.label in kept)) for video in videos)
+    return tuple(video for video in narrowed if video.actions)
+
+
 def known_ids(video_ids: Iterable[str], annotations: Annotations) -> frozenset[str]:
     """The canonical ids. Raises PsftrError for one that the annotations do not know, with the nearest they do."""
     known = frozenset(canonical_id(video_id) for video_id in video_ids)

@@ -5,7 +5,7 @@ Not in the data module's file, so that prediction does not import Lightning.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
@@ -18,7 +18,7 @@ from psftr.data.annotations import Action
 from psftr.data.windows import Window, WindowPolicy, action_rows, window_rows
 from psftr.errors import PsftrError
 from psftr.predictions import FrameFeatures
-from psftr.segments import Timeline
+from psftr.segments import Timeline, start_end_to_centre_width
 
 
 @dataclass(frozen=True)
@@ -27,12 +27,6 @@ class Target:
 
     labels: Tensor
     segments_cw: Tensor
-
-    def to(self, device: torch.device | str, **kwargs: Any) -> Target:
-        return Target(self.labels.to(device, **kwargs), self.segments_cw.to(device, **kwargs))
-
-    def pin_memory(self) -> Target:
-        return Target(self.labels.pin_memory(), self.segments_cw.pin_memory())
 
 
 @dataclass(frozen=True)
@@ -55,23 +49,19 @@ class Batch:
         return len(self.windows)
 
     def to(self, device: torch.device | str, **kwargs: Any) -> Batch:
-        return Batch(
-            self.features.to(device, **kwargs),
-            self.is_padding.to(device, **kwargs),
-            self.is_action.to(device, **kwargs),
-            self.is_ignored.to(device, **kwargs),
-            tuple(target.to(device, **kwargs) for target in self.targets),
-            self.windows,
-        )
+        return self._each(lambda tensor: tensor.to(device, **kwargs))
 
     def pin_memory(self) -> Batch:
+        return self._each(Tensor.pin_memory)
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> Batch:
         return Batch(
-            self.features.pin_memory(),
-            self.is_padding.pin_memory(),
-            self.is_action.pin_memory(),
-            self.is_ignored.pin_memory(),
-            tuple(target.pin_memory() for target in self.targets),
-            self.windows,
+            features=change(self.features),
+            is_padding=change(self.is_padding),
+            is_action=change(self.is_action),
+            is_ignored=change(self.is_ignored),
+            targets=tuple(Target(change(target.labels), change(target.segments_cw)) for target in self.targets),
+            windows=self.windows,
         )
 
 
@@ -115,8 +105,7 @@ class Collate:
 
     def _target(self, sample: Sample) -> Target:
         segments_se = torch.tensor([se for _, se in sample.targets], dtype=torch.float64).reshape(-1, 2)
-        start, end = segments_se.unbind(-1)
-        segments_cw = torch.stack([(start + end) / 2, end - start], dim=-1).float()
+        segments_cw = start_end_to_centre_width(segments_se).float()
         labels = torch.tensor([self.index[action.label] for action, _ in sample.targets], dtype=torch.int64)
         return Target(labels, segments_cw)
 

@@ -110,7 +110,7 @@ def split_notes(annotations: Annotations, splits: Mapping[int, list[ClassSplit]]
 
 
 def more_troubles(spec: DatasetSpec, annotations: Annotations, infos: Mapping[str, VideoInfo]) -> list[Trouble]:
-    """What only shows when files are held side by side."""
+    """What shows only when files are compared with each other."""
     troubles = []
     with_actions = {video.subset for video in annotations.videos.values() if video.actions}
     for video in annotations.videos.values():

@@ -6,7 +6,7 @@ Only `protocol="peer"` shows unseen classes to training: it validates on the tes
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -15,7 +15,7 @@ import pytorch_lightning as pl
 import torch
 from torch.utils.data import DataLoader
 
-from psftr.data.annotations import Action, Annotations, Video, known_ids
+from psftr.data.annotations import Action, Annotations, Video, holding, known_ids
 from psftr.data.batches import Collate, Sample, inference_samples
 from psftr.data.datasets import Dataset
 from psftr.data.loading import EpochSampler, RowReader, WindowDataset, seed_worker
@@ -27,7 +27,7 @@ from psftr.settings import DataSettings
 
 log = logging.getLogger(__name__)
 
-# Kept for validation where it chooses the checkpoint and nobody said how much.
+# The share kept for validation where it chooses the checkpoint and the user named none.
 CHOOSING_VAL_FRACTION = 0.1
 
 
@@ -91,12 +91,12 @@ class ZstalDataModule(pl.LightningDataModule):
             held = frozenset[str]()
             validation = test
         elif self.held_out_classes:
-            validation = _only_classes(seen, self.held_out_classes)
+            validation = holding(seen, self.held_out_classes)
             held = frozenset(video.video_id for video in validation)
         else:
             held = _validation_videos(seen, val_fraction, seed)
             validation = tuple(video for video in seen if video.video_id in held)
-        training = _only_classes([video for video in seen if video.video_id not in held], self.train_classes)
+        training = holding([video for video in seen if video.video_id not in held], self.train_classes)
         # the peers train with ignored instances as background
         kept_ids = {video.video_id for video in seen} if protocol == "clean" else ()
         self._ignored = {k: v for k, v in dataset.annotations.ignored.items() if k in kept_ids}
@@ -178,7 +178,9 @@ class ZstalDataModule(pl.LightningDataModule):
             return "protocol=peer: measured on the TEST classes"
         if self.held_out_classes:
             return f"{num} training videos of {len(self.held_out_classes)} held-out seen classes"
-        return f"{num} videos of seen classes, kept out of training" if num else "none: all training videos are used"
+        if not num:
+            return "none, all training videos are trained on"
+        return f"{num} videos of seen classes, kept out of training"
 
     def _videos(self, side: str) -> Mapping[str, Video]:
         return getattr(self, f"{side}_annotations").videos
@@ -254,12 +256,6 @@ def val_share(data: DataSettings, *, chooses_checkpoint: bool) -> float:
 
 def _touching(actions: Iterable[Action], window: Window) -> list[Action]:
     return [action for action in actions if action.end_s > window.start_s and action.start_s < window.end_s]
-
-
-def _only_classes(videos: Iterable[Video], names: Collection[str]) -> tuple[Video, ...]:
-    """The videos that hold an action of these classes, without their other actions."""
-    kept = (replace(v, actions=tuple(a for a in v.actions if a.label in names)) for v in videos)
-    return tuple(video for video in kept if video.actions)
 
 
 def _num_actions(videos: Mapping[str, Video]) -> int:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from psftr.data.annotations import IGNORED_LABELS, Annotations, Video, known_ids, read_annotations
+from psftr.data.annotations import IGNORED_LABELS, Annotations, Video, holding, known_ids, read_annotations
 from psftr.data.sources import ACTIVITYNET13, THUMOS14, Source
 from psftr.data.splits import ClassSplit, open_split
 from psftr.errors import PsftrError
@@ -80,7 +80,7 @@ _SPECS = (
         printed_tious=_TIOUS_THUMOS14,
         double_labels=(("CliffDiving", "Diving"),),
         peer=PeerRules(
-            # wrong annotations, wrong timing, or features that nobody has
+            # wrong annotations, wrong timing, or no published features
             excluded_videos=tuple(f"video_test_{number:07d}" for number in (270, 504, 814, 1292, 1496)),
             penalises_ambiguous=True,
         ),
@@ -149,17 +149,11 @@ class Dataset:
 
         Returns those with features, and the ids of those without.
         """
-        kept = frozenset(classes)
-        with_features, without = [], []
-        for video in self.annotations.subset(subset):
-            actions = tuple(action for action in video.actions if action.label in kept)
-            if not actions or video.video_id in excluded:
-                continue
-            if video.video_id in self.store:
-                with_features.append(replace(video, actions=actions))
-            else:
-                without.append(video.video_id)
-        return tuple(with_features), tuple(without)
+        videos = [v for v in holding(self.annotations.subset(subset), classes) if v.video_id not in excluded]
+        return (
+            tuple(video for video in videos if video.video_id in self.store),
+            tuple(video.video_id for video in videos if video.video_id not in self.store),
+        )
 
     def test_videos(self, protocol: str, exclude: Iterable[str]) -> tuple[str, ...]:
         """Ids of the test videos with an action of an unseen class and with features, in the annotations' order.

@@ -1,4 +1,4 @@
-"""Bring published files here, whole and with the pinned content or not at all."""
+"""Download published files, whole and with the pinned content, or not at all."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def fetch(
     pause_s: float = 1.0,
     progress: Callable[[int, int], None] | None = None,
 ) -> int:
-    """Bring `files` into `folder`; returns how many were fetched. `pause_s`: before the second try, doubled after.
+    """Download `files` into `folder`; returns how many were fetched. `pause_s`: before the second try, doubled after.
 
     Raises:
         PsftrError: a file is not there, does not arrive whole, or has another content than the pinned one.

@@ -45,7 +45,7 @@ class RowReader:
 
 
 class WindowDataset(Dataset[tuple[Sample, np.ndarray]]):
-    """Samples with their rows; reads the store lazily in whatever process it finds itself in."""
+    """Samples with their rows; the store opens its file anew in each worker process."""
 
     def __init__(self, samples: Sequence[Sample], reader: RowReader) -> None:
         self.samples = samples

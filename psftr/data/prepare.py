@@ -237,13 +237,10 @@ def _with_features(
         return _save(report)
     store = FeatureStore(path)
     facts = {
-        "encoder": store.encoder,
-        "dim": store.dim,
-        "synthetic": store.synthetic,
+        **store.provenance(),
         "videos": len(store),
         "rows": sum(store.timeline(video_id).num_steps for video_id in store.video_ids),
         "bytes": sum(p.stat().st_size for p in ([path] if path.is_file() else path.iterdir())),
-        "identity": store.identity,
     }
     if generator is not None and identity in (None, store.identity):
         facts["generator"] = dict(generator)

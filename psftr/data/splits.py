@@ -15,6 +15,8 @@ from psftr.errors import PsftrError
 from psftr.files import nearest_names, write_text
 from psftr.settings import SplitSettings
 
+HELD_OUT = "held-out seen classes"  # the source of a split inside the seen classes
+
 
 @dataclass(frozen=True)
 class ClassSplit:
@@ -134,20 +136,15 @@ def read_split_file(path: str | Path) -> ClassSplit:
     return ClassSplit(sides["seen"], sides["unseen"], f"file:{path.name}", ratio, index)
 
 
-def hold_out_classes(
-    split: ClassSplit, *, count: int | None = None, fraction: float | None = None, seed: int
-) -> ClassSplit:
+def hold_out_classes(split: ClassSplit, *, count: int, seed: int) -> ClassSplit:
     """A split inside `split.seen` for tuning without a look at the unseen: `unseen` are the seen classes held out."""
-    if (count is None) == (fraction is None):
-        raise PsftrError("hold out classes by count or by fraction: give exactly one")
-    held = count if count is not None else max(1, round(len(split.seen) * float(fraction or 0)))
-    if not 0 < held < len(split.seen):
-        raise PsftrError(f"cannot hold {held} of {len(split.seen)} seen classes out: keep one on each side")
-    chosen = set(np.random.default_rng([seed, split.index]).permutation(len(split.seen))[:held].tolist())
+    if not 0 < count < len(split.seen):
+        raise PsftrError(f"cannot hold {count} of {len(split.seen)} seen classes out: keep one on each side")
+    chosen = set(np.random.default_rng([seed, split.index]).permutation(len(split.seen))[:count].tolist())
     return ClassSplit(
         seen=tuple(name for i, name in enumerate(split.seen) if i not in chosen),
         unseen=tuple(name for i, name in enumerate(split.seen) if i in chosen),
-        source="held-out seen classes",
+        source=HELD_OUT,
         ratio=split.ratio,
         index=split.index,
     )

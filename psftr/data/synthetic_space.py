@@ -158,7 +158,7 @@ class Space:
             rng = seeded(self.seed, "word", role, word)
             if role.startswith("motion"):
                 direction = rng.standard_normal(len(self.motions)) @ self.motions
-            else:  # clear of what is shared, lest every object bring some of it along
+            else:  # clear of what is shared, or every object would bring some of it along
                 direction = rng.standard_normal(self.dim)
                 direction -= self._frame.T @ (self._frame @ direction)
             self._words[role, word] = _unit(direction)

@@ -22,6 +22,7 @@ from psftr.predictions import Detection
 
 OWN, ZERO = "own names everywhere", "zero text in encoder and queries"
 ANY = "any action"
+MOST_RUNS = 6  # columns a terminal has room for
 
 
 @dataclass(frozen=True)
@@ -86,9 +87,11 @@ def audit_table(audits: Sequence[Audit]) -> Table:
         for row in audits[0].rows
     ]
     heads = {"row": "audit", "mean": "mAP", "agnostic": "any class"}
-    if len(audits) > 1:
+    if 1 < len(audits) <= MOST_RUNS:
         heads |= {f"run {n}": f"{one.key.split}/{one.key.seed}" for n, one in enumerate(audits)}
-    columns = "; then every run as split/seed" if len(audits) > 1 else ""
+    columns = ""
+    if len(audits) > 1:
+        columns = "; then every run as split/seed" if len(audits) <= MOST_RUNS else "; audit.csv has every run"
     caption = (
         f"{marks}Does text guide what is found? mAP in percent, mean over {len(audits)} runs; any class: AP when "
         f"labels do not count{columns}. Rows that are given the truth are bounds, not results"

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.container import BarContainer
 from matplotlib.ticker import MaxNLocator
 
 from psftr.errors import PsftrError
@@ -17,8 +18,9 @@ from psftr.evaluation.aggregate import TenSplitReport
 from psftr.evaluation.average_precision import Matches
 from psftr.evaluation.curves import RECALLS, Reliability, precision_at_recalls
 from psftr.evaluation.error_analysis import GROUPS, TYPE_NAMES, ErrorAnalysis
-from psftr.evaluation.figures import COLOURS, GREY, INK, Chart, canvas, hint, save_chart
+from psftr.evaluation.figures import COLOURS, GREY, INK, PAPER, Chart, canvas, hint, save_chart
 from psftr.evaluation.paper import SPLIT_RANGE
+from psftr.evaluation.tables import setting_of
 
 TYPE_COLOURS = tuple(COLOURS[number] for number in (2, 4, 1, 0, 3, 5))  # of TYPE_NAMES
 CHARACTERISTICS = {
@@ -66,7 +68,7 @@ def save_settings_charts(
         return paths
     paths = []
     for ratio in ratios:
-        rows = {label.partition(" · ")[0]: r for label, r in reports.items() if r.ratio == ratio}
+        rows = {setting_of(label): r for label, r in reports.items() if r.ratio == ratio}
         printed = {setting: average for (setting, of), average in paper.items() if of == ratio}
         chart = ablation_chart(rows, name=name, paper=printed)
         size_in = (max(5.5, 1.2 + 1.1 * len(rows)), 4.2)
@@ -90,7 +92,7 @@ def splits_chart(reports: Sequence[TenSplitReport], *, baselines: Sequence[TenSp
         offset = (number - (len(reports) - 1) / 2) * width
         values = {e.index: 100 * e.ap.average for e in report.evaluations}
         bars = axes.bar([splits.index(i) + offset for i in values], list(values.values()), width * 0.94, color=colour)
-        axes.bar_label(bars, fmt="%.1f", fontsize=7, padding=2, rotation=turn)
+        _values(axes, bars, "%.1f", fontsize=7, rotation=turn)
         for bar, (index, value) in zip(bars, values.items()):
             hint(bar, f"{name}, split {index}: {value:.2f}")
         for index in report.missing:
@@ -191,7 +193,7 @@ def ablation_chart(
     means = [100 * r.average.mean for r in reports]
     spread = [0 if math.isnan(r.average.std) else 100 * r.average.std for r in reports]
     bars = axes.bar(range(len(reports)), means, 0.6, yerr=spread, color=COLOURS[0], ecolor=GREY, capsize=3)
-    axes.bar_label(bars, fmt="%.2f", fontsize=8, padding=2)
+    _values(axes, bars, "%.2f")
     keys = []
     if paper and not any(r.synthetic for r in reports):
         shared = {place: paper[variant] for place, variant in enumerate(variants) if variant in paper}
@@ -277,7 +279,7 @@ def _gains(analysis: ErrorAnalysis, mark: str) -> Chart:
     gains = {name: 100 * gain for name, gain in analysis.gains.items()}
     colours = [TYPE_COLOURS[TYPE_NAMES.index(name)] for name in gains]
     bars = axes.bar(range(len(gains)), list(gains.values()), 0.8, color=colours)
-    axes.bar_label(bars, fmt="%.1f", fontsize=8, padding=2)
+    _values(axes, bars, "%.1f")
     for bar, (name, gain) in zip(bars, gains.items()):
         hint(bar, f"{name}: +{gain:.2f}")
     axes.set_xticks(range(len(gains)), [name.replace(" ", "\n") for name in gains])
@@ -293,7 +295,7 @@ def _buckets(analysis: ErrorAnalysis, characteristic: str, mark: str) -> Chart:
         known = {place: b for place, b in enumerate(buckets) if b.count}
         values = [100 * (b.map_n if what == "mAP_N" else b.missed) for b in known.values()]
         bars = axes.bar([place + offset for place in known], values, 0.4, color=colour)
-        axes.bar_label(bars, fmt="%.0f", fontsize=8, padding=1)
+        _values(axes, bars, "%.0f")
         for bar, b, value in zip(bars, known.values(), values):
             hint(bar, f"{b.name}, {b.range_text}, {b.count} actions: {what} {value:.1f} %")
     _level(axes, 100 * analysis.map_n, COLOURS[0], "mAP_N of all actions")
@@ -303,6 +305,12 @@ def _buckets(analysis: ErrorAnalysis, characteristic: str, mark: str) -> Chart:
     note = "; ".join(f"{b.name} {b.range_text}" for b in buckets) + ". In brackets: actions."
     title = f"{mark}Sensitivity and misses by {characteristic}"
     return Chart(axes, title, f"normalized mAP and misses by {characteristic}", keys, note)
+
+
+def _values(axes: Axes, bars: BarContainer, form: str, *, fontsize: int = 8, rotation: float = 0) -> None:
+    """Each bar's value above it, on a ground that hides the lines behind."""
+    ground = {"facecolor": PAPER, "edgecolor": "none", "pad": 0.3}
+    axes.bar_label(bars, fmt=form, fontsize=fontsize, padding=2, rotation=rotation, bbox=ground, zorder=4)
 
 
 def _point(axes: Axes, x: float, y: float, colour: str, told: str) -> None:

@@ -26,10 +26,10 @@ from psftr.files import replacing
 
 # Okabe and Ito's palette: told apart with every kind of colour vision, and in grey.
 COLOURS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00")
-GREY, INK, SOFT, RULE = "#8a8a8a", "#000000", "#59636e", "#d4d9de"
+GREY, INK, SOFT, RULE, PAPER = "#8a8a8a", "#000000", "#59636e", "#d4d9de", "#ffffff"
 _VARIABLES = {
     **{colour: f"var(--c{number})" for number, colour in enumerate(COLOURS)},
-    **{GREY: "var(--c6)", INK: "var(--ink)", SOFT: "var(--soft)", RULE: "var(--rule)"},
+    **{GREY: "var(--c6)", INK: "var(--ink)", SOFT: "var(--soft)", RULE: "var(--rule)", PAPER: "var(--paper)"},
 }
 PAGE_SIZE_IN = (4.6, 3.0)  # narrow on purpose: shrunk to the width of a phone its text is still readable
 _MARGINS = {"left": 0.13, "right": 0.985, "bottom": 0.16, "top": 0.98}  # of the page's charts

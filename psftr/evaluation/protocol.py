@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from psftr.data.annotations import Annotations
-from psftr.data.splits import ClassSplit
+from psftr.data.splits import HELD_OUT, ClassSplit
 from psftr.errors import PsftrError
 from psftr.evaluation.average_precision import (
     ApResult,
@@ -63,7 +63,9 @@ class Evaluation:
     def worth(self) -> tuple[str, ...]:
         """What a reader must not overlook: words for `mark`."""
         told = {"SYNTHETIC": self.facts.synthetic, "PEER PROTOCOL": self.protocol.is_peer}
-        if self.training.held_out and self.split:
+        if self.split and self.split.source == HELD_OUT:
+            told["HELD-OUT SEEN CLASSES"] = True
+        elif self.training.held_out and self.split:
             told[f"TRAINED ON {self.training.classes} OF {len(self.split.seen)} SEEN CLASSES"] = True
         return tuple(word for word, holds in told.items() if holds)
 

@@ -44,6 +44,7 @@ _BANNERS = {
     "UNTRAINED ENCODER": "its weights are random; these detections only try the pipeline.",
     "PEER PROTOCOL": "the peers' rules, which may choose the checkpoint on the test classes; "
     "not comparable with clean numbers.",
+    "HELD-OUT SEEN CLASSES": "not the test: seen classes kept out of training, on videos of the training subset.",
     "TRAINED ON": "some of the seen classes were held out of training to tune on them; not comparable with numbers "
     "of a model that was trained on all of them.",
 }

@@ -160,6 +160,34 @@ def comparison_table(reports: Sequence[TenSplitReport], *, with_ratio: bool = Fa
     return Table(caption, frame, heads, _paper_frame(paper, protocol.printed_tious, with_ratio))
 
 
+def settings_table(reports: Mapping[str, TenSplitReport], *, paper: Mapping[tuple[str, int], float]) -> Table:
+    """Average mAP of several settings, by label; `paper`: see `charts.save_settings_charts`."""
+    frame = pd.DataFrame(
+        [
+            {
+                "setting": label,
+                "mAP": report.average.mean,
+                "std": report.average.std,
+                "splits": report.coverage,
+                "paper": np.nan if report.synthetic else paper.get((setting_of(label), report.ratio), np.nan) / 100,
+            }
+            for label, report in reports.items()
+        ]
+    )
+    heads = {"setting": "setting", "mAP": "Avg", "std": PLUS_MINUS, "splits": "splits"}
+    worth = mark(word for report in reports.values() for word in report.worth)
+    caption = f"{worth}{len(reports)} settings, average mAP in %; ± {STD_KIND}"
+    if frame["paper"].notna().any():
+        heads["paper"] = "paper"
+        caption += "; paper: as printed, not measured here"
+    return Table(caption, frame, heads)
+
+
+def setting_of(label: str) -> str:
+    """The setting of a label that ends with " · RATIO" where the ratio varies too."""
+    return label.partition(" · ")[0]
+
+
 def class_frame(evaluation: Evaluation) -> pd.DataFrame:
     """One row per class: what per_class.csv holds of every split."""
     ap = evaluation.ap

@@ -1,4 +1,4 @@
-"""open_clip behind one small class: frames -> image features, strings -> text features, and an honest identity.
+"""open_clip behind one small class: frames -> image features, strings -> text features, and an identity for the files.
 
 `identity` names the feature space and nothing else (device and precision do not change it):
 

@@ -2,12 +2,11 @@
 
     decoder threads --(frames, bounded queue)--> batches across videos --> encoder --> rows per video --> writer thread
 
-Decoder threads take one video each and turn its sampled frames into the encoder's uint8 input; PyAV and Pillow let
-go of the interpreter while they work. The calling thread forms batches regardless of where one video ends, so that the
-encoder never waits for a short one; on a GPU one batch is always in flight. Where the encoder computes on all of the
-CPU's cores there is nothing to overlap with: a decoder thread in between would hold up every core's share of the same
-matrix product, so there the two take turns, each on all cores. A video whose rows are complete is written and from then
-on survives any kill.
+Decoder threads take one video each and turn its sampled frames into the encoder's uint8 input; PyAV and Pillow release
+the interpreter lock while they work. The calling thread fills batches across videos, so that a short video does not
+make a small batch; on a GPU one batch is always in flight. An encoder that computes on all cores of the CPU leaves none
+for decoding: a decoder thread would slow down every core's share of the matrix product. Then the two take turns, each
+on all cores. A video is written as soon as its rows are complete, and a killed run keeps it.
 """
 
 from __future__ import annotations
@@ -237,7 +236,7 @@ class _Run:
                 return
             except (PsftrError, OSError) as error:
                 work.failure = " ".join(str(error).split())
-            except Exception as error:  # one video must not take the others with it
+            except Exception as error:  # an error in one video must not stop the others
                 work.failure = f"{work.video.path}: {type(error).__name__}: {' '.join(str(error).split())}"
             try:
                 self._send(work, None)
@@ -306,7 +305,7 @@ class _Run:
         self._tell()
 
     def _close(self, work: _Work) -> None:
-        """End a video whose decoder is through and, if it was read, whose rows are all encoded."""
+        """End a video whose decoder has finished and, if it was read, whose rows are all encoded."""
         if work.is_ended:
             return
         if work.failure is not None:
@@ -345,7 +344,7 @@ class _Run:
             self.written.append(work.video.video_id)
 
     def _collect_writes(self) -> None:
-        """Raise what the writer met (a full disk) as soon as it is known."""
+        """Raise an error of the writer, such as a full disk, as soon as it is known."""
         while self.writes and self.writes[0].done():
             self.writes.popleft().result()
 

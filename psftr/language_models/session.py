@@ -88,14 +88,14 @@ class Session:
         self.give_up_after, self.before_asking, self.is_quiet = give_up_after, before_asking, is_quiet
         self.counts = Counts()
         self.used: set[str] = set()
-        self._in_a_row: Counter[str] = Counter()
-        self._lock = threading.RLock()
-        self._views: tuple[Session, ...] = ()
+        self.in_a_row: Counter[str] = Counter()
+        self.lock = threading.RLock()
+        self.views: tuple[Session, ...] = ()
 
     def view(self) -> Session:
         """The same model, cache and limits with counts of its own, which also reach this session's."""
         view = Session(self.model, self.cache, give_up_after=self.give_up_after, is_quiet=self.is_quiet)
-        view._in_a_row, view._lock, view._views = self._in_a_row, self._lock, (self,)
+        view.in_a_row, view.lock, view.views = self.in_a_row, self.lock, (self,)
         view.before_asking = self._prepare
         return view
 
@@ -140,7 +140,7 @@ class Session:
         except MllmError as error:
             self._note_trouble("failed", kind, str(error))
             raise
-        self._in_a_row[kind] = 0
+        self.in_a_row[kind] = 0
         self.cache.put(key, answer)
         self.used.add(key)
         return parsed
@@ -207,10 +207,10 @@ class Session:
                 nonlocal undecided
                 key = keys[rows[t]][stages[s]]
                 self.cache.put(key, found if found is None else list(found))
-                with self._lock:
+                with self.lock:
                     self.used.add(key)
                     undecided += found is None
-                    self._in_a_row[kind] = 0
+                    self.in_a_row[kind] = 0
                 table[rows[t], stages[s]] = math.nan if found is None else found
 
             def fail(t: int, s: int, error: MllmError) -> None:
@@ -218,8 +218,8 @@ class Session:
 
             self._count("asked", kind, len(rows) * len(stages))
             self.model.choose([clips[row] for row in rows], [prompts[s] for s in stages], options, keep=keep, fail=fail)
-        for one in (self, *self._views):
-            with self._lock:
+        for one in (self, *self.views):
+            with self.lock:
                 one.counts.undecided += undecided
         return table
 
@@ -228,20 +228,20 @@ class Session:
             self.before_asking()
 
     def _count(self, what: str, kind: str, number: int = 1) -> None:
-        with self._lock:
-            for one in (self, *self._views):
+        with self.lock:
+            for one in (self, *self.views):
                 if number:
                     getattr(one.counts, what)[kind] += number
 
     def _note_trouble(self, what: str, kind: str, reason: str) -> None:
         """Count what is unusable or failed, and say it the first time. Raises GivenUp after too many in a row."""
-        with self._lock:
-            is_new = all(one.counts.reasons.get(kind) != reason for one in (self, *self._views))
-            for one in (self, *self._views):
+        with self.lock:
+            is_new = all(one.counts.reasons.get(kind) != reason for one in (self, *self.views))
+            for one in (self, *self.views):
                 getattr(one.counts, what)[kind] += 1
                 one.counts.reasons[kind] = reason
-            self._in_a_row[kind] += 1
-            failed = self._in_a_row[kind]
+            self.in_a_row[kind] += 1
+            failed = self.in_a_row[kind]
         if is_new and not self.is_quiet:
             log.warning("a %s question %s: %s", kind, "failed" if what == "failed" else "got no usable answer", reason)
         if self.give_up_after is not None and failed >= self.give_up_after:

@@ -135,7 +135,7 @@ MISTAKES = [
     (f"{REPORT} --index 0", "--index needs --splits-dir DIR"),
     (f"{REPORT} --index -1 --splits-dir x", "--index must be at least 0, got -1"),
     (f"{REPORT} --ratio 100 --splits-dir x --index 0", "--ratio must be below 100, got 100"),
-    (f"{REPORT} --stages nowhere.json", "no stage trace nowhere.json"),
+    (f"{REPORT} --stages nowhere.json", "nowhere.json: no such file"),
     (f"{REPORT} --stages truth.json", "truth.json has version None"),
     (f"{REPORT} --stages a b", "--stages needs one file for each of the 1 predictions files"),
     # extract

@@ -37,7 +37,7 @@ def test_run_folder_says_what_made_it(sweep):
     assert {"train/class", "train/l1", "train/iou", "train/actionness", "train/saliency"} <= columns
     assert "val/mAP" not in columns  # rule=last chooses nothing, so no training video is kept out
     assert run["val_score"] is None
-    assert run["training"]["validation"] == "none: all training videos are used"
+    assert run["training"]["validation"] == "none, all training videos are trained on"
 
 
 def test_ten_split_evaluation_prints_splits_classes_baseline_and_facts(sweep, workplace):
@@ -166,7 +166,9 @@ def test_wandb_stays_offline_unless_asked(workplace, monkeypatch):
 
 def test_settings_of_a_sweep_are_compared_not_averaged(workplace):
     tiny = [*TINY, "trainer.max_epochs=1", "hydra.sweep.dir=settings"]
-    psftr("train", "-m", *tiny, "split.index=0", "variant=table3_none,table3_residual", cwd=workplace)
+    psftr(
+        "train", "-m", *tiny, "split.index=0", "experiment=paper", "variant=table3_none,table3_residual", cwd=workplace
+    )
     done = psftr("evaluate", "run=settings", cwd=workplace)
     assert "[SYNTHETIC] 2 settings" in done.stdout
     assert "w/o SPDE: " in done.stdout

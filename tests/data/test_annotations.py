@@ -150,6 +150,8 @@ def test_thumos14(shared_data):
     cliff = [t for t in read.troubles if t.kind == ann.TWO_LABELS and t.detail.endswith(": CliffDiving, Diving")]
     assert len(cliff) == 360
     assert sum(map(len, read.ignored.values())) == 188
+    unclear = [action for video in read.subset("val") for action in read.ignored.get(video.video_id, ())]
+    assert (len(unclear), round(sum(a.end_s - a.start_s for a in unclear))) == (89, 534)  # ignored in training
 
 
 def test_activitynet(shared_data):

@@ -173,7 +173,7 @@ def test_validation_videos_are_seen_class_videos_kept_out_of_training(store):
     assert set(data.val_annotations.videos) == val
     assert data.val_classes == data.train_classes == SPLIT.seen
     assert videos_of(datamodule(store).val_dataloader()) == val
-    assert any(videos_of(datamodule(store, held_out_seed=s).val_dataloader()) != val for s in (1, 2, 3))
+    assert any(videos_of(datamodule(store, seed=s).val_dataloader()) != val for s in (1, 2, 3))
     assert datamodule(store, val_fraction=0).val_dataloader() == []
 
 
@@ -186,7 +186,7 @@ def test_without_a_share_every_training_video_is_trained_on(store):
     data = datamodule(store, val_fraction=0.0)
     assert len(videos_of(data.train_dataloader())) == 13
     assert data.val_dataloader() == []
-    assert data.training_facts()["validation"] == "none: all training videos are used"
+    assert data.training_facts()["validation"] == "none, all training videos are trained on"
 
 
 def test_the_summary_says_what_was_trained_on(store):

@@ -2,7 +2,7 @@
 
 import pytest
 
-from psftr.data.datasets import DATASETS, dataset_spec, open_dataset
+from psftr.data.datasets import DATASETS, DatasetSpec, dataset_spec, open_dataset
 from psftr.data.synthetic import ensure_world
 from psftr.errors import PsftrError
 from psftr.settings import DatasetSettings, SplitSettings
@@ -66,6 +66,19 @@ def test_what_is_missing_is_named_with_the_verb_that_makes_it(tmp_path):
         PsftrError, match=r"no annotations at .*thumos14/annotations\.json: run `psftr prepare thumos14`"
     ):
         open_dataset(settings, SplitSettings(), data_root=tmp_path)
+
+
+def test_a_new_data_set_is_one_spec(data_root, monkeypatch):
+    kitchen = DatasetSpec(
+        name="kitchen", title="Kitchen", train_subset="training", test_subset="validation", tious=(0.5,),
+        printed_tious=(0.5,),
+    )  # fmt: skip
+    monkeypatch.setitem(DATASETS, "kitchen", kitchen)
+    settings = DatasetSettings(name="kitchen", root=str(data_root / "synthetic"))
+    dataset = open_dataset(settings, SplitSettings(kind="random"), data_root=data_root)
+    assert (dataset.name, dataset.provenance()["split"]["dataset"]) == ("kitchen", "kitchen")
+    assert dataset.test_videos("clean", ())
+    assert dataset.test_videos("peer", ()) == dataset.test_videos("clean", ())  # it has no peers' rules
 
 
 def test_splits_of_every_kind_are_opened(data_root, tmp_path):

@@ -12,7 +12,7 @@ from psftr.evaluation.aggregate import TenSplitReport, aggregate
 from psftr.evaluation.charts import splits_chart
 from psftr.evaluation.facts import Training
 from psftr.evaluation.render import WIDTH, aligned, evaluation_text, report_text, write_report
-from psftr.evaluation.tables import class_table, comparison_table, split_table
+from psftr.evaluation.tables import class_table, comparison_table, settings_table, split_table
 
 
 def test_the_report_shows_everything_within_the_width():
@@ -82,6 +82,19 @@ def test_a_table_is_built_once_with_numbers_and_shown_as_text():
         ["std", "", "", "", "", *["10.00"] * 6],
     ]
     assert class_table(evaluation(0, 0.3)).below == [["mean", *["30.00"] * 6, "4", "30"]]
+
+
+def test_settings_stand_in_one_table_with_the_papers_numbers():
+    reports = {"w/o SPDE · 75": three(), "Res. · 75": three()}
+    table = settings_table(reports, paper={("w/o SPDE", 75): 27.97})
+    coverage = "all splits 0..2: mean over 3"
+    assert table.body == [
+        ["w/o SPDE · 75", "40.00 ± 10.00", coverage, "27.97"],
+        ["Res. · 75", "40.00 ± 10.00", coverage, "-"],
+    ]
+    synthetic = settings_table({"w/o SPDE · 75": three(dataset="synthetic")}, paper={("w/o SPDE", 75): 27.97})
+    assert synthetic.headings == ["setting", "Avg", "splits"]
+    assert synthetic.caption.startswith("[SYNTHETIC] 1 settings, average mAP in %")
 
 
 def test_long_names_are_cut_to_the_width():

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import torch
 from clips import FASTSTART, damaged_videos, numbered_clip
+from conftest import SHARED_DATA
 from extraction import extract_tiny, tiny_encoder
 
 from psftr.errors import PsftrError
@@ -218,8 +219,7 @@ def test_damaged_videos_end_in_a_named_error_or_a_reported_shortfall(tmp_path, e
 
 @pytest.fixture(scope="module")
 def shared_data_or_none():
-    folder = Path(__file__).resolve().parents[3] / "shared" / "data"
-    return folder if folder.is_dir() else None
+    return SHARED_DATA if SHARED_DATA.is_dir() else None
 
 
 def test_killed_at_random_moments_nothing_finished_is_lost_and_nothing_half_written_kept(videos, tmp_path):

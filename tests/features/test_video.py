@@ -201,7 +201,7 @@ def test_sound_that_outlasts_the_picture_is_no_shortfall(tmp_path):
 
 def test_absurd_timestamps_are_named(tmp_path):
     path = write_clip(tmp_path / "a.mkv", numbered_frames(3), times_s=[0, 0.04, 9000])
-    with pytest.raises(VideoError, match=r"3 frames over .* s is no frame rate a video has"):
+    with pytest.raises(VideoError, match=r"3 frames over .* s is not a frame rate of a video"):
         sample(path)
 
 

@@ -93,7 +93,7 @@ def probe_video(path: str | Path) -> VideoProbe:
         raise VideoError(f"{path}: has neither timestamps nor a frame rate; convert it to mp4 or mkv")
     if not _SANE_FPS[0] <= fps <= _SANE_FPS[1]:
         raise VideoError(
-            f"{path}: {num_packets} frames over {float(total_s):.6g} s is no frame rate a video has; "
+            f"{path}: {num_packets} frames over {float(total_s):.6g} s is not a frame rate of a video; "
             "its timestamps are damaged"
         )
     if container_s and container_s - max(reached_s, float(origin_s + total_s)) > max(1.5 / fps, 0.1):

@@ -4,10 +4,10 @@ The timeline. Frame k of a video is what is on screen at (k + 1/2) / fps seconds
 frame rate that is simply the k-th frame; at a variable one it follows the timestamps, with fps = frames / duration.
 Row i covers frames [i*stride, (i+1)*stride) and shows frame i*stride + stride//2, the centre; a last row that ends
 before its centre shows its last frame. So T = ceil(num_frames / stride): no frame of the video is left without a row.
-(Peers drop the incomplete last row: T = floor. Their stores are read just as well.)
+(Peers drop the incomplete last row: T = floor. psftr reads their stores too.)
 
-Nothing is trusted that was not decoded: frame rate and number come from the packets' timestamps and the decoded
-frames; the length a container declares serves to notice what is missing. A file that gives no frame is a VideoError;
+Frame rate and number come from the packets' timestamps and the decoded frames, never from the container alone; the
+length that a container declares only shows whether frames are missing. A file that gives no frame is a VideoError;
 one that gives fewer than it should carries a `Shortfall`. (Transport streams and raw streams declare no length: one
 that was cut between two frames is a shorter video like any other.)
 """
@@ -37,7 +37,7 @@ from psftr.features.video.probe import (
 )
 
 DECODERS = ("pyav", "torchcodec")
-# What a folder is searched for; a file named by itself may end as it likes.
+# Endings that a folder is searched for; a file that is named itself may have any ending.
 SUFFIXES = (".mp4", ".mkv", ".webm", ".avi", ".mov", ".m4v", ".mpg", ".mpeg", ".flv", ".wmv", ".ts", ".3gp", ".ogv")
 
 
@@ -189,7 +189,7 @@ def _shortfall(probe: VideoProbe, num_frames: int, tally: _Tally) -> Shortfall |
 
 @dataclass
 class _Tally:
-    """What decoding met."""
+    """What was decoded so far."""
 
     decoded: int = 0
     corrupt: int = 0
@@ -217,7 +217,7 @@ class _RgbConverter:
 
 
 def _decode(probe: VideoProbe, *, threads: int, tally: _Tally) -> Iterator[_TimedFrame]:
-    """All frames that decode, in display order; damage is counted and passed over."""
+    """All frames that decode, in display order; damage is counted and skipped."""
     import av
 
     with open_video(probe.path) as container:
@@ -239,7 +239,7 @@ def _decode(probe: VideoProbe, *, threads: int, tally: _Tally) -> Iterator[_Time
                     time_s = latest_s + 1 / fps
                 else:
                     time_s = float(picture.pts * time_base) - origin_s
-                # Damaged timestamps may jump; the screen does not step back, nor show anything after the end.
+                # Damaged timestamps may jump; here time never goes back, and ends with the video.
                 latest_s = max(latest_s, min(time_s, total_s)) if probe.is_timed else time_s
                 tally.decoded += 1
                 tally.corrupt += bool(picture.is_corrupt)
@@ -252,7 +252,7 @@ _TORCHCODEC_CHUNK = 16  # rows per call: bounds the memory of full-size frames
 def _sample_with_torchcodec(
     probe: VideoProbe, *, stride: int, emit: Callable[[SampledFrame], None], threads: int
 ) -> VideoSummary:
-    """The same rows through torchcodec, which seeks to each: faster at large strides, blind to damage in between."""
+    """The same rows through torchcodec, which seeks to each: faster at large strides, blind to damage between rows."""
     from torchcodec.decoders import VideoDecoder
 
     num_frames = round(probe.total_s * probe.fps)
@@ -268,7 +268,7 @@ def _sample_with_torchcodec(
             batch = source.get_frames_played_at(chunk)
         except (RuntimeError, ValueError, IndexError) as error:
             reason = one_line_reason(error)[:160]
-            raise VideoError(f"{probe.path}: torchcodec gave up ({reason}); try decoder=pyav") from error
+            raise VideoError(f"{probe.path}: torchcodec failed ({reason}); try decoder=pyav") from error
         for row, (picture, time_s) in enumerate(zip(batch.data, batch.pts_seconds), start):
             emit(SampledFrame(row, float(time_s) - origin_s, picture.numpy()))
     return VideoSummary(

@@ -20,6 +20,8 @@ _TOGETHER_QUESTION = """These are the stages of the action "{action}":
 {stages}
 Which of them {shown}? Answer with its number, or with 0 for none of them."""
 PROMPTS = (FRAME_QUESTION, _CLIP_QUESTION, _TOGETHER_QUESTION)
+WITH_BACKGROUND = ("background", "both")  # ways to calibrate that ask about the background
+_BY_MEDIAN = ("median", "both")
 _CHUNK = 64  # clips asked about at a time: progress is told, and pictures are decoded, in between
 
 Ask = Callable[[Sequence[int]], NDArray[np.float64]]
@@ -66,7 +68,7 @@ class StageQuestions:
 
     def _ask_chunk(self, rows: Sequence[int], plans: Sequence[StagePlan]) -> list[NDArray[np.float64]]:
         clips = [self._clip(row) for row in rows]
-        has_background = self.settings.calibrate == "background"
+        has_background = self.settings.calibrate in WITH_BACKGROUND
         tables = []
         if self.settings.stages == "each":
             texts = [(*plan.descriptions, *([plan.background] if has_background else ())) for plan in plans]
@@ -117,7 +119,7 @@ def over_time(
     apart = max(1, round(settings.coarse_s / step_s))
     coarse = np.unique([*range(0, num_rows, apart), num_rows - 1])
     first = ask(coarse.tolist())
-    zero = median_odds(first) if settings.calibrate == "median" else None
+    zero = np.median(_centred_odds(first, settings.calibrate), axis=0) if settings.calibrate in _BY_MEDIAN else None
     known = {int(row): p for row, p in zip(coarse, calibrated(first, settings.calibrate, zero=zero))}
     hot = [row for row in coarse.tolist() if known[row].max() >= settings.coarse_threshold]
     near = np.zeros(num_rows, dtype=bool)
@@ -134,20 +136,20 @@ def over_time(
 def calibrated(p: NDArray, how: str, *, zero: NDArray | None = None) -> NDArray[np.float64]:
     """Confidence [T, S] on a scale that stages and videos share.
 
-    none: as it is. median: the log-odds less their median over the video (`zero [S]`, if known from other rows): a
-    model that is inclined to say yes to a sentence says so all the time. background: less the log-odds of the last
-    column, the scene without the action.
+    none: as it is. background: the log-odds less those of the last column, the scene without the action. median: less
+    their median over the video (`zero [S]`, if known from other rows): a model that is inclined to say yes to a
+    sentence says so all the time. both: less the background's, then less the median of that.
     """
     if how == "none":
         return p
-    if how == "median":
-        return _sigmoid(_odds(p) - (median_odds(p) if zero is None else zero))
-    return _sigmoid(_odds(p[:, :-1]) - _odds(p[:, -1:]))
+    odds = _centred_odds(p, how)
+    if how in _BY_MEDIAN:
+        odds = odds - (np.median(odds, axis=0) if zero is None else zero)
+    return _sigmoid(odds)
 
 
-def median_odds(p: NDArray) -> NDArray[np.float64]:
-    """[T, S] -> [S]: each stage's median log-odds."""
-    return np.median(_odds(p), axis=0)
+def _centred_odds(p: NDArray, how: str) -> NDArray[np.float64]:
+    return _odds(p[:, :-1]) - _odds(p[:, -1:]) if how in WITH_BACKGROUND else _odds(p)
 
 
 def _odds(p: NDArray) -> NDArray[np.float64]:

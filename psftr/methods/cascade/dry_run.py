@@ -10,7 +10,8 @@ from statistics import fmean
 
 from psftr.features.video import VideoError
 from psftr.language_models import Session
-from psftr.methods.cascade.frames import count_frames, read_frames
+from psftr.methods.cascade.confidence import WITH_BACKGROUND
+from psftr.methods.cascade.frames import count_frames
 from psftr.methods.cascade.journal import Journal
 from psftr.methods.cascade.mllm_cascade import MllmCascade, Steps
 from psftr.methods.cascade.settings import QuestionSettings
@@ -64,9 +65,7 @@ def estimate(
             known_classes.append(len(kept.trace["classes"]))
             known_stages += [len(one["stages"]) for one in kept.trace["classes"]]
         elif was_begun(cascade.steps, file):
-            video = read_frames(
-                file, video_id, fps=settings.fps, max_frames=settings.max_frames, size=cascade.steps.frame_size
-            )
+            video = cascade.read(video_id, file)
             sessions = (cascade.steps.filter, cascade.steps.caption, cascade.steps.plan, cascade.steps.confidence)
             own = Steps(*(Session(session.model, session.cache, is_quiet=True) for session in sessions))
             looked = replace(cascade, steps=own).look(video, class_names)
@@ -134,7 +133,7 @@ def _note(session: Session, file: Path) -> str:
 
 def _questions(questions: QuestionSettings, stages: float) -> float:
     """About one row and class."""
-    return 1 if questions.stages == "together" else stages + (questions.calibrate == "background")
+    return 1 if questions.stages == "together" else stages + (questions.calibrate in WITH_BACKGROUND)
 
 
 def _rows(questions: QuestionSettings, num_frames: int, fps: float) -> float:

@@ -7,6 +7,7 @@ import hashlib
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from psftr.language_models import MLLM, Counts, MllmError, Session
@@ -14,7 +15,7 @@ from psftr.methods.cascade import confidence, decomposition, filtering
 from psftr.methods.cascade.confidence import StageQuestions
 from psftr.methods.cascade.decomposition import caption_action, plan_stages
 from psftr.methods.cascade.filtering import Filtered, Nearest, filter_by_answer, filter_compat
-from psftr.methods.cascade.frames import VideoFrames
+from psftr.methods.cascade.frames import VideoFrames, read_frames
 from psftr.methods.cascade.journal import Looked
 from psftr.methods.cascade.prefilter import Hints
 from psftr.methods.cascade.settings import FramesSettings, QuestionSettings, ReconstructionSettings
@@ -81,6 +82,11 @@ class MllmCascade:
     compat: bool
     nearest: Nearest | None = None
     hints: Hints | None = None
+
+    def read(self, video_id: str, file: Path) -> VideoFrames:
+        """The frames that the steps look at. Raises VideoError, FileNotFoundError."""
+        frames = self.frames
+        return read_frames(file, video_id, fps=frames.fps, max_frames=frames.max_frames, size=self.steps.frame_size)
 
     def look(
         self, video: VideoFrames, class_names: Sequence[str], *, tick: Callable[[int], None] = lambda _: None

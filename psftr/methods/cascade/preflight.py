@@ -38,7 +38,6 @@ class Preflight:
 
     def _check(self) -> None:
         steps, frames = self.steps, self.frames
-        remedy = "; backend@{step}=… gives this step another model"
         if self.questions.filter == "model":
             self._generate("filter", steps.filter, frames.filter_frames, FILTER_SCHEMA, "frames.filter_frames")
         if self.needs_plans:
@@ -60,7 +59,7 @@ class Preflight:
         if failures:
             raise PsftrError(
                 f"the confidence step cannot begin: asked a yes/no question about {frames.clip_frames} frame(s) with "
-                f"logprobs, {failures[0]}{remedy.format(step='confidence').replace('backend@confidence', 'backend')}"
+                f"logprobs, {failures[0]}"
             )
 
     def _generate(self, step: str, session: Session, num_frames: int, schema: object, key: str | None) -> None:
@@ -70,12 +69,15 @@ class Preflight:
                 model.generate(_grey(num_frames, model.frame_size), _WORDS, schema=schema, answer_tokens=16)  # type: ignore[arg-type]
         except MllmError as error:
             shown = f"{num_frames} frames and " if num_frames else ""
-            hint = f"{key}=… shows fewer frames; " if key else ""
             name = "planner" if step == "plan" else step
+            remedies = []
+            if "answered 4" in str(error):  # it understood, and refused
+                remedies += [f"{key}=… shows fewer frames"] if key else []
+                remedies += ["backend.structured=json_object or none asks without a schema"]
+                remedies += [f"backend@{name}=… gives this step another model"]
             raise PsftrError(
-                f"the {step} step cannot begin: asked a question with {shown}a JSON schema, {error}; {hint}"
-                f"backend.structured=json_object or none asks without a schema; backend@{name}=… gives this step "
-                "another model"
+                f"the {step} step cannot begin: asked a question with {shown}a JSON schema, "
+                + "; ".join([str(error), *remedies])
             ) from None
 
 

@@ -1,4 +1,4 @@
-"""Stages in the service of other methods: class texts that know their stages, and proposals re-scored by evidence."""
+"""Stages for other methods: class texts that know their stages, and proposals re-scored by evidence."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ from psftr.errors import PsftrError
 from psftr.features.video import VideoError
 from psftr.language_models import Recording, Session, add_to_recording
 from psftr.methods.cascade.dry_run import mark_begun
-from psftr.methods.cascade.frames import read_frames
+from psftr.methods.cascade.frames import VideoFrames
 from psftr.methods.cascade.journal import Journal, Looked
 from psftr.methods.cascade.mllm_cascade import STEPS, MllmCascade, Steps
 
@@ -59,8 +59,9 @@ def look_at_videos(
     journal: Journal,
     workers: int,
     outcome: Outcome,
+    read: Callable[[str, Path], VideoFrames] | None = None,
 ) -> None:
-    """Fill `outcome` with every video; finished ones come from the journal.
+    """Fill `outcome` with every video; finished ones come from the journal. read: makes the frames of a video.
 
     Raises what ends the run (BudgetExhausted, GivenUp, an interrupt, …); `outcome` then has what was done before.
     """
@@ -73,13 +74,7 @@ def look_at_videos(
     def look(video_id: str) -> Looked | str:
         file = videos[video_id]
         try:
-            video = read_frames(
-                file,
-                video_id,
-                fps=cascade.frames.fps,
-                max_frames=cascade.frames.max_frames,
-                size=cascade.steps.frame_size,
-            )
+            video = read(video_id, file) if read else cascade.read(video_id, file)
         except (VideoError, OSError) as error:
             return " ".join(str(error).split())
         mark_begun(cascade.steps, file)

@@ -47,8 +47,8 @@ class ReconstructionSettings(Checked):
         "greedy: runs above the threshold, joined; ordered: the best path through the stages in their order",
         choices=("greedy", "ordered"),
     )
-    entry_cost: float = setting(2.0, "of decoding=ordered: what beginning an instance costs", least=0)
-    skip_cost: float = setting(1.0, "of decoding=ordered: what each stage left out costs", least=0)
+    entry_cost: float = setting(0.3, "of decoding=ordered: what beginning an instance costs", least=0)
+    skip_cost: float = setting(0.3, "of decoding=ordered: what each stage left out costs", least=0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,8 +81,8 @@ class QuestionSettings(Checked):
     )
     calibrate: str = setting(
         "none",
-        "zero of each stage: median: its own median over the video; background: a question about the scene without it",
-        choices=("none", "median", "background"),
+        "zero of each stage: background: a question about the scene without it; median: its own median over the video",
+        choices=("none", "median", "background", "both"),
     )
     coarse_s: float | None = setting(
         None,
@@ -230,7 +230,7 @@ def cascade_settings(values: Mapping[str, Any]) -> CascadeSettings:
         raise PsftrError("backend=clip asks no questions: leave out record=FILE")
     if (
         settings.questions.frames_share < 1
-        and settings.questions.calibrate == "median"
+        and settings.questions.calibrate in ("median", "both")
         and not settings.questions.coarse_s
     ):
         raise PsftrError(
