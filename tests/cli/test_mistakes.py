@@ -218,7 +218,7 @@ MISTAKES = [
     ("evaluate", "nothing given: say one of run=DIR"),
     ("evaluate folder", "cannot read the override 'folder': write key=value, such as run=folder"),
     ("evaluate run=nowhere", "no folder nowhere: give a run or a multirun folder"),
-    ("evaluate method=foo", "no method 'foo'"),
+    ("evaluate method=foo", "no configuration 'method=foo'; method is one of: "),
     # train: settings
     ("train frobnicate", "cannot read the override 'frobnicate': write key=value"),
     ("train trainer.max_epoch=3", "no config key 'trainer.max_epoch', did you mean 'trainer.max_epochs'?"),
