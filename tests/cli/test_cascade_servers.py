@@ -74,7 +74,9 @@ def faultless_run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("faultless")
     clip(folder / NAME)
     with running_server() as well:
+        started = time.monotonic()
         psftr(*command(well), cwd=folder)
+    (folder / "took_s").write_text(str(time.monotonic() - started))
     return folder
 
 
@@ -88,7 +90,9 @@ def faultless(faultless_run, tmp_path):
 
 
 @pytest.mark.parametrize("mode", ALWAYS)
-def test_a_server_that_is_never_well_is_named_in_time_and_leaves_nothing_behind(mode, server, faultless, tmp_path):
+def test_a_server_that_is_never_well_is_named_in_time_and_leaves_nothing_behind(
+    mode, server, faultless, faultless_run, tmp_path
+):
     server.mode = mode
     started = time.monotonic()
     done = psftr(*command(server), cwd=tmp_path, check=False)
@@ -96,7 +100,8 @@ def test_a_server_that_is_never_well_is_named_in_time_and_leaves_nothing_behind(
     if mode == "slow":
         assert done.returncode == 0
     else:
-        assert took_s < 10
+        # ten seconds, and on a machine busy with other work not much longer than a run without faults
+        assert took_s < max(10, 3 * float((faultless_run / "took_s").read_text()))
         assert done.returncode == 2
         assert RIGHT_WORDS[mode] in done.stderr
         assert done.stderr.count("\n") == 1
