@@ -65,12 +65,25 @@ def build_localizer(saved: Saved | None, text: TextEmbeddings, *, device: str | 
     One trained under the peers' protocol is merged by our rules here.
     """
     common, method, own = settings_of(saved)
+    return _localizer(common, method, own, text, protocol=CLEAN, device=device, saved=saved)
+
+
+def _localizer(
+    common: CommonSettings,
+    method: Method,
+    own: Any,
+    text: TextEmbeddings,
+    *,
+    protocol: str,
+    device: str | torch.device,
+    saved: Saved | None,
+) -> Localizer:
     return method.localizer(
         LocalizerSetup(
             own=own,
             text=text,
             saved=saved,
-            protocol=CLEAN,
+            protocol=protocol,
             batch_size=common.data.batch_size,
             device=pick_device(str(device)),
         )
@@ -90,16 +103,7 @@ def localize_split(
     """Detections of the unseen classes in the test videos of the data set's split, with what produced them."""
     unseen = dataset.split.unseen
     text = class_text(unseen, store=dataset.store, root=dataset.root, settings=common.text)
-    localizer = method.localizer(
-        LocalizerSetup(
-            own=own,
-            text=text,
-            saved=saved,
-            protocol=protocol,
-            batch_size=common.data.batch_size,
-            device=pick_device(str(device)),
-        )
-    )
+    localizer = _localizer(common, method, own, text, protocol=protocol, device=device, saved=saved)
     ids = dataset.test_videos(protocol, exclude=common.dataset.exclude)
     detections = dict(localize(localizer, dataset.store, ids, unseen))
     facts = saved.facts if saved else {}
