@@ -51,6 +51,7 @@ def ways() -> Iterator[Way]:
     both = replace(plain, calibrate="both")
     for clip in (3, 5):
         yield Way(f"both, clip_frames={clip}", both, frames=FramesSettings(clip_frames=clip))
+    yield from one_by_one(both, steps)
     clips = FramesSettings(clip_frames=3)
     for apart_s, least in ((1.0, 0.5), (2.0, 0.5), (2.0, 0.6), (4.0, 0.6)):
         coarse = replace(both, coarse_s=apart_s, coarse_threshold=least)
@@ -75,6 +76,20 @@ def ways() -> Iterator[Way]:
         yield Way(
             f"both, clips of 3, together, ordered, entry_cost={entry:g}, skip_cost={skip:g}", best, ordered, clips
         )
+
+
+def one_by_one(both: QuestionSettings, steps: ReconstructionSettings) -> Iterator[Way]:
+    """Every other option by itself, beside calibrate=both."""
+    yield Way("both, together", replace(both, stages="together"))
+    for apart_s, least in ((1.0, 0.5), (2.0, 0.6)):
+        coarse = replace(both, coarse_s=apart_s, coarse_threshold=least)
+        yield Way(f"both, coarse_s={apart_s:g}, coarse_threshold={least}", coarse)
+    for share in (0.5, 0.3):
+        yield Way(f"both, frames_share={share}", replace(both, frames_share=share))
+    for classes in (2, 1):
+        yield Way(f"both, max_classes={classes}", replace(both, max_classes=classes))
+    ordered = replace(steps, decoding="ordered", entry_cost=0.3, skip_cost=0.3)
+    yield Way("both, ordered, entry_cost=0.3, skip_cost=0.3", both, ordered)
 
 
 class Imitated:

@@ -1,28 +1,28 @@
 """Questions, tokens and seconds of one THUMOS14 split by setting, against a fake server of a stated latency.
 
-    python tools/count_questions.py --annotations annotations.json --splits splits [--latency 1] [--http]
+    python tools/count_questions.py --annotations annotations.json --splits splits [--latency 1] [--http] [--videos N]
 
 There are no videos: frames are small pictures whose colour says which annotated action is on and how far it is, and the
 server, which knows the stage plans, answers from it. Tokens are counted as Qwen2.5-VL counts 448 x 336 pixels (192 a
 frame) plus a quarter of the characters. Such answers are right far more often than a model's; the figures say what a
 run costs, not how good it is.
 
-The whole split runs with the server in this process, each request taking the latency of a clock of its own: seconds are
-requests * latency / requests at once, or those of the longest chain of requests that wait for each other. --http runs
-the shortest video over HTTP, where latency is slept, and prints both times.
+The clock: the server is in this process and latency is added up, not slept: seconds are requests * latency / requests
+at once, or those of the longest chain of requests that wait for each other. --http runs the same videos once more
+against a server in a process of its own that sleeps for each request; its seconds are by the clock on the wall.
 """
 
 from __future__ import annotations
 
 import argparse
 import base64
+import hashlib
 import io
 import json
 import math
+import multiprocessing
 import tempfile
-import threading
 import time
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
@@ -52,12 +52,15 @@ FRAME_TOKENS = 192
 SETTINGS: tuple[tuple[str, dict[str, Any]], ...] = (
     ("one video and 8 requests at once", {"workers": 1, "backend": {"concurrency": 8}}),
     ("defaults: 8 videos, 32 requests at once", {}),
-    ("questions.stages=together", {"questions": {"stages": "together"}}),
+    ("64 requests at once", {"backend": {"concurrency": 64}}),
     ("frames.clip_frames=3", {"frames": {"clip_frames": 3}}),
+    ("frames.clip_frames=5", {"frames": {"clip_frames": 5}}),
+    ("calibrate=both", {"questions": {"calibrate": "both"}}),
     ("questions.coarse_s=2", {"questions": {"coarse_s": 2.0}}),
     ("questions.coarse_s=4", {"questions": {"coarse_s": 4.0}}),
-    ("together, coarse_s=2", {"questions": {"stages": "together", "coarse_s": 2.0}}),
-    ("together, calibrate=both, coarse_s=2, clips of 3", {
+    ("questions.stages=together", {"questions": {"stages": "together"}}),
+    ("together and coarse_s=2", {"questions": {"stages": "together", "coarse_s": 2.0}}),
+    ("all: together, calibrate=both, coarse_s=2, clips of 3", {
         "questions": {"stages": "together", "calibrate": "both", "coarse_s": 2.0}, "frames": {"clip_frames": 3},
     }),
 )  # fmt: skip
@@ -189,6 +192,8 @@ def frames_of(video: Video, names: tuple[str, ...], *, fps: float) -> VideoFrame
             progress = 255 * (times_s[on] - action.start_s) / max(1e-6, action.end_s - action.start_s)
             pictures[on, ..., 0], pictures[on, ..., 1] = 200, 12 * names.index(action.label)
             pictures[on, ..., 2] = progress[:, None, None].astype(np.uint8)
+    # no two videos share a picture, or the answer about one would be kept for the other
+    pictures[:, 0, 0] = list(hashlib.sha256(video.video_id.encode()).digest()[:3])
     frames = Frames.of(list(pictures), times_s.tolist(), size=64)
     return VideoFrames(video.video_id, frames, 1 / fps, video.duration_s)
 
@@ -200,8 +205,9 @@ def run(
     names: tuple[str, ...],
     plans: Any,
     folder: Path,
-) -> Counter[str]:
-    """Look at the videos; returns the questions asked by kind."""
+    workers: int,
+) -> int:
+    """Look at the videos; returns the number of questions asked."""
     cascade = MllmCascade(
         steps=steps, frames=settings.frames, questions=settings.questions, reconstruction=settings.reconstruction,
         plans=plans, compat=False,
@@ -211,29 +217,47 @@ def run(
         file.write_bytes(b"x")
     outcome = Outcome()
     look_at_videos(
-        cascade, files, names, journal=Journal(folder / "finished", {}), workers=1, outcome=outcome,
+        cascade, files, names, journal=Journal(folder / "finished", {}), workers=workers, outcome=outcome,
         read=lambda video_id, file: frames_of(videos[video_id], names, fps=settings.frames.fps),
     )  # fmt: skip
     assert not outcome.failures, outcome.failures
-    return steps.confidence.counts.asked
+    return steps.confidence.counts.asked.total()
 
 
-def over_http(settings: CascadeSettings, answer: Answers, latency_s: float, **how: Any) -> tuple[float, int]:
-    """(seconds, questions) with a server that sleeps for each request."""
+def by_the_clock(settings: CascadeSettings, answer: Answers, latency_s: float, **what: Any) -> tuple[int, float, float]:
+    """(questions, million tokens, seconds), the server in this process and its latency added up."""
+    model = InProcess(answer, latency_s=latency_s, concurrency=settings.backend.concurrency)
+    session: Any = Session(model)
+    with tempfile.TemporaryDirectory() as folder:
+        asked = run(settings, Steps(session, session, session, session), folder=Path(folder), workers=1, **what)
+    at_once = min(settings.num_workers, len(what["videos"]))
+    seconds = max(model.serial_s / at_once, asked * latency_s / settings.backend.concurrency)
+    return asked, model.usage.tokens_in / 1e6, seconds
+
+
+def over_http(settings: CascadeSettings, answer: Answers, latency_s: float, **what: Any) -> tuple[int, float, float]:
+    """(questions, million tokens, seconds) with a server in a process of its own that sleeps for each request."""
+    port: Any = multiprocessing.SimpleQueue()
+    server = multiprocessing.Process(target=serve, args=(answer, latency_s, port), daemon=True)
+    server.start()
+    model = OpenAiServer(replace(settings.backend, base_url=f"http://127.0.0.1:{port.get()}/v1"))
+    session = Session(model)
+    steps = Steps(session, session, session, session)
+    with tempfile.TemporaryDirectory() as folder:
+        started = time.monotonic()
+        asked = run(settings, steps, folder=Path(folder), workers=settings.num_workers, **what)
+        took_s = time.monotonic() - started
+    model.close()
+    server.terminate()
+    return asked, model.usage.tokens_in / 1e6, took_s
+
+
+def serve(answer: Answers, latency_s: float, port: Any) -> None:
     server: Any = ThreadingHTTPServer(("127.0.0.1", 0), Fake)
     server.daemon_threads, server.request_queue_size = True, 512
     server.latency_s, server.answer = latency_s, answer
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    url = f"http://127.0.0.1:{server.server_port}/v1"
-    model = OpenAiServer(replace(settings.backend, base_url=url))
-    session = Session(model)
-    with tempfile.TemporaryDirectory() as folder:
-        started = time.monotonic()
-        asked = run(settings, Steps(session, session, session, session), folder=Path(folder), **how)
-        took_s = time.monotonic() - started
-    model.close()
-    server.shutdown()
-    return took_s, asked.total()
+    port.put(server.server_port)
+    server.serve_forever()
 
 
 def main() -> None:
@@ -242,38 +266,27 @@ def main() -> None:
     parser.add_argument("--splits", required=True)
     parser.add_argument("--latency", type=float, default=1.0)
     parser.add_argument("--http", action="store_true")
+    parser.add_argument("--videos", type=int, help="the N shortest videos only")
+    parser.add_argument("--only", action="append", help="settings with this in their title only; may be given again")
     args = parser.parse_args()
     where = DatasetSettings(name="thumos14", annotations=args.annotations, splits=args.splits)
     spec, _, annotations, split = open_annotations(where, SplitSettings(), data_root=".")
     names = split.unseen
     plans = read_stage_file(conf_dir() / "plans" / "thumos14.yaml")
     tested = [v for v in annotations.subset(spec.test_subset) if any(a.label in names for a in v.actions)]
-    videos = {v.video_id: v for v in tested}
+    tested = sorted(tested, key=lambda v: v.duration_s)[: args.videos]
     answer = Answers(names, plans)
+    what = {"videos": {v.video_id: v for v in tested}, "names": names, "plans": plans}
     print(f"{len(tested)} test videos, {sum(v.duration_s for v in tested) / 3600:.1f} h; latency {args.latency:g} s")
     for title, changed in SETTINGS:
+        if args.only and not any(part in title for part in args.only):
+            continue
         backend = {"kind": "server", **(changed.get("backend") or {})}
         settings = cascade_settings({**changed, "backend": backend})
-        concurrency = settings.backend.concurrency
-        model = InProcess(answer, latency_s=args.latency, concurrency=concurrency)
-        session: Any = Session(model)
-        steps = Steps(session, session, session, session)
-        with tempfile.TemporaryDirectory() as folder:
-            asked = run(settings, steps, videos, names, plans, Path(folder)).total()
-        seconds = max(model.serial_s / settings.num_workers, asked * args.latency / concurrency)
-        tokens = model.usage.tokens_in / 1e6
-        print(f"{title:52s} {asked:8d} questions {tokens:7.1f} M tokens {duration(seconds):>12s}", flush=True)
-        if args.http:
-            shortest = min(tested, key=lambda v: v.duration_s)
-            took_s, few = over_http(
-                settings, answer, args.latency, videos={shortest.video_id: shortest}, names=names, plans=plans
-            )
-            chain = InProcess(answer, latency_s=args.latency, concurrency=concurrency)
-            session = Session(chain)  # type: ignore[arg-type]
-            with tempfile.TemporaryDirectory() as folder:
-                one = {shortest.video_id: shortest}
-                run(settings, Steps(session, session, session, session), one, names, plans, Path(folder))
-            print(f"    over HTTP: {few} questions in {took_s:.1f} s, by the clock {chain.serial_s:.1f} s", flush=True)
+        for how, count in (("clock", by_the_clock), ("HTTP", over_http))[: 1 + args.http]:
+            asked, tokens, seconds = count(settings, answer, args.latency, **what)
+            took = duration(seconds) if seconds >= 60 else f"{seconds:.1f} s"
+            print(f"{title:52s} {how:5s} {asked:8d} questions {tokens:7.2f} M tokens {took:>12s}", flush=True)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,9 @@ from __future__ import annotations
 import hashlib
 import io
 import math
+import tempfile
 import threading
+import weakref
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
 YES_NO = ("Yes", "No")
 NARROWEST_PX = 32  # image processors refuse slivers; a narrower frame gets black edges
 JPEG_QUALITY = 92
+_IN_MEMORY = 8 * 2**20
 
 Keep = Callable[[int, int, "tuple[float, ...] | None"], None]
 Fail = Callable[[int, int, "MllmError"], None]
@@ -50,19 +53,45 @@ class BudgetExhausted(PsftrError):
     """The next question would exceed the request budget."""
 
 
+class Pictures:
+    """JPEG pictures one after the other, in memory up to `_IN_MEMORY` bytes, then in a temporary file without a name.
+
+    A video of half an hour, decoded, takes more than a gigabyte, and a hundred megabytes as JPEG. Threads may share it.
+    The file goes when nobody refers to it any more, and with the program.
+    """
+
+    def __init__(self) -> None:
+        self._file = tempfile.SpooledTemporaryFile(max_size=_IN_MEMORY)  # noqa: SIM115 - closed by the line below
+        self._lock = threading.Lock()
+        weakref.finalize(self, self._file.close)
+
+    def add(self, jpeg: bytes) -> tuple[int, int]:
+        """Where it begins and how many bytes it has. Raises OSError, such as for a full disk."""
+        with self._lock:
+            start = self._file.seek(0, io.SEEK_END)
+            self._file.write(jpeg)
+        return start, len(jpeg)
+
+    def read(self, start: int, length: int) -> bytes:
+        with self._lock:
+            self._file.seek(start)
+            return self._file.read(length)
+
+
 @dataclass(frozen=True, eq=False, slots=True)
 class Frame:
     """One picture as models get it: JPEG, shown at `time_s`. digest: of the pixels before JPEG and of the time.
 
-    A frame is kept as JPEG because a video of half an hour, decoded, takes more than a gigabyte.
+    It is kept among the `pictures` of its video, at `place` (first byte, number of bytes).
     """
 
-    jpeg: bytes
+    pictures: Pictures
+    place: tuple[int, int]
     time_s: float
     digest: str
 
     @classmethod
-    def of(cls, rgb: NDArray[np.uint8], time_s: float, *, size: int) -> Frame:
+    def of(cls, rgb: NDArray[np.uint8], time_s: float, *, size: int, pictures: Pictures) -> Frame:
         """`rgb [H, W, 3]`, reduced to `size` pixels on the longer side and given black edges if it is a sliver."""
         from PIL import Image
 
@@ -74,7 +103,11 @@ class Frame:
             image = wide
         pixels = np.asarray(image)
         digest = hashlib.sha256(f"{pixels.shape}@{time_s:.3f}".encode() + pixels.tobytes()).hexdigest()
-        return cls(_jpeg(image), time_s, digest)
+        return cls(pictures, pictures.add(_jpeg(image)), time_s, digest)
+
+    @property
+    def jpeg(self) -> bytes:
+        return self.pictures.read(*self.place)
 
     def image(self) -> Image:
         from PIL import Image
@@ -107,7 +140,8 @@ class Frames:
         """Pictures `[H, W, 3]` uint8 and the times they are shown at."""
         if len(rgb) != len(times_s):
             raise PsftrError(f"{len(rgb)} frames with {len(times_s)} timestamps; one each is needed")
-        return cls(tuple(Frame.of(picture, time_s, size=size) for picture, time_s in zip(rgb, times_s)))
+        pictures = Pictures()
+        return cls(tuple(Frame.of(one, time_s, size=size, pictures=pictures) for one, time_s in zip(rgb, times_s)))
 
     def __len__(self) -> int:
         return len(self.frames)

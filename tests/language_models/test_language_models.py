@@ -19,6 +19,7 @@ from psftr.language_models import (
     Frames,
     GivenUp,
     MllmError,
+    Pictures,
     Recording,
     ReplayMLLM,
     Schema,
@@ -211,10 +212,11 @@ def test_spellings_of_yes(token):
 
 
 def test_slivers_get_edges_and_no_frame_is_larger_than_asked_for():
-    sliver = Frame.of(np.full((4, 2000, 3), 200, np.uint8), 0.0, size=448).image()
+    sliver = Frame.of(np.full((4, 2000, 3), 200, np.uint8), 0.0, size=448, pictures=Pictures()).image()
     assert sliver.size == (448, 32)
     assert sliver.getpixel((224, 0)) == (0, 0, 0)
-    assert Frame.of(np.zeros((300, 900, 3), np.uint8), 0.0, size=300).image().size == (300, 100)
+    wide = Frame.of(np.zeros((300, 900, 3), np.uint8), 0.0, size=300, pictures=Pictures())
+    assert wide.image().size == (300, 100)
 
 
 # --- transformers

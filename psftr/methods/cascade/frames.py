@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from psftr.features.video import SampledFrame, VideoProbe, num_rows, probe_video, sample_video
-from psftr.language_models import Frame, Frames
+from psftr.language_models import Frame, Frames, Pictures
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,9 +38,10 @@ def read_frames(path: str | Path, video_id: str, *, fps: float, max_frames: int 
     """Decode a video, frames reduced to `size` pixels on the longer side. Raises VideoError, FileNotFoundError."""
     probe = probe_video(path)
     frames: list[Frame] = []
+    pictures = Pictures()
 
     def emit(frame: SampledFrame) -> None:
-        frames.append(Frame.of(frame.rgb, frame.time_s, size=size))
+        frames.append(Frame.of(frame.rgb, frame.time_s, size=size, pictures=pictures))
 
     stride = frame_stride(probe, fps=fps, max_frames=max_frames)
     summary = sample_video(probe, stride=stride, emit=emit)
