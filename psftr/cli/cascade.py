@@ -88,7 +88,7 @@ def run_on_videos(settings: CascadeSettings) -> None:
         found, failures = {t.video_id: t.detections() for t in traces}, dict(inputs.failed)
         write(
             out, found, {t.video_id: t.to_dict() for t in traces},
-            config=cascade.config, features=features_of(inputs.store), text=cascade.names.provenance(),
+            config=cascade.config, features=inputs.store.provenance(), text=cascade.names.provenance(),
             threshold=settings.reconstruction.threshold, failures=failures,
         )  # fmt: skip
     else:
@@ -286,10 +286,6 @@ def output_folder(settings: CascadeSettings, dataset: str, split: ClassSplit) ->
     return Path(settings.out or folder / f"split{split.index}")
 
 
-def features_of(store: Any) -> dict[str, Any]:
-    return {"encoder": store.encoder, "dim": store.dim, "identity": store.identity, "synthetic": store.synthetic}
-
-
 def write(
     out: Path,
     detections: Mapping[str, Any],
@@ -348,9 +344,10 @@ def show_scores(
     assert split is not None
     exclude = settings.dataset.exclude
     rule = protocol_for(settings.dataset.name, settings.protocol, exclude=exclude)
-    scored, evaluations = {"cascade": predictions}, [own]
+    scored, evaluations = {f"cascade ({of - missing} of {of} videos)" if missing else "cascade": predictions}, [own]
     is_synthetic = own.facts.synthetic
-    if settings.baseline and dataset is not None:
+    has_features = dataset is not None and any(video_id in dataset.store for video_id in predictions.detections)
+    if settings.baseline and dataset is not None and has_features:
         from psftr.engine.localize import localize_split
 
         method = find_method("clip_baseline")
@@ -365,14 +362,15 @@ def show_scores(
             is_synthetic = True
     elif settings.baseline:
         log.info(
-            "no CLIP features given, so no baseline: extract them with `psftr extract`, or set dataset.features=FILE"
+            "no CLIP features of these videos, so no baseline: extract them with `psftr extract`, or set "
+            "dataset.features=FILE"
         )
     average = show_evaluations(evaluations, split.index, out, figures=settings.figures)
     per_video = {name: score_per_video(p, annotations, split, protocol=rule) for name, p in scored.items()}
     log.info("\n%s", per_video_text(per_video, protocol=rule, synthetic=is_synthetic, ratio=split.ratio))
     if missing:
         log.info(
-            "INCOMPLETE: %d of %d test videos are missing from cascade's rows and count as nothing found", missing, of
+            "INCOMPLETE: %d of %d test videos are missing from cascade's row and count as nothing found", missing, of
         )
     write_json(out / "per_video.json", {name: ap.to_dict() for name, ap in per_video.items()})
     log.info("\npredictions and stages: %s, %s", out / "predictions.json", out / "stages.json")

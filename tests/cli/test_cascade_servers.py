@@ -74,9 +74,7 @@ def faultless_run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("faultless")
     clip(folder / NAME)
     with running_server() as well:
-        started = time.monotonic()
         psftr(*command(well), cwd=folder)
-    (folder / "took_s").write_text(str(time.monotonic() - started))
     return folder
 
 
@@ -90,9 +88,7 @@ def faultless(faultless_run, tmp_path):
 
 
 @pytest.mark.parametrize("mode", ALWAYS)
-def test_a_server_that_is_never_well_is_named_in_time_and_leaves_nothing_behind(
-    mode, server, faultless, faultless_run, tmp_path
-):
+def test_a_server_that_is_never_well_is_named_in_time_and_leaves_nothing_behind(mode, server, faultless, tmp_path):
     server.mode = mode
     started = time.monotonic()
     done = psftr(*command(server), cwd=tmp_path, check=False)
@@ -100,8 +96,6 @@ def test_a_server_that_is_never_well_is_named_in_time_and_leaves_nothing_behind(
     if mode == "slow":
         assert done.returncode == 0
     else:
-        # ten seconds, and on a machine busy with other work not much longer than a run without faults
-        assert took_s < max(10, 3 * float((faultless_run / "took_s").read_text()))
         assert done.returncode == 2
         assert RIGHT_WORDS[mode] in done.stderr
         assert done.stderr.count("\n") == 1
@@ -112,9 +106,12 @@ def test_a_server_that_is_never_well_is_named_in_time_and_leaves_nothing_behind(
         assert set(failures) == {NAME.removesuffix(".mp4")}
     if mode == "e401":
         assert "the environment variable OPENAI_API_KEY (backend.api_key_env), which is set" in done.stderr
-    server.mode = None
+    server.mode, started = None, time.monotonic()
     psftr(*command(server), cwd=tmp_path)
     assert result(tmp_path / "out") == faultless
+    # ten seconds, and on a machine busy with other work not much longer than the run without faults just now
+    print(f"{mode}: {took_s:.1f} s, mended {time.monotonic() - started:.1f} s")
+    assert mode == "slow" or took_s < max(10, 3 * (time.monotonic() - started))
 
 
 @pytest.mark.parametrize("mode", ["e500", "no_logprobs", "schema_refused"])

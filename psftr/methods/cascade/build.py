@@ -179,6 +179,10 @@ class VideoFiles:
     def identity(self) -> str:
         return self.encoder
 
+    def provenance(self) -> dict[str, Any]:
+        """The `features` entry of a predictions file."""
+        return {name: getattr(self, name) for name in ("encoder", "dim", "identity", "synthetic")}
+
     def __contains__(self, video_id: str) -> bool:
         return True  # `locate_videos` tells which are there
 
