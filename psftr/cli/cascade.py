@@ -210,6 +210,7 @@ def ask_models(
     if settings.record:
         kept = record(Path(settings.record), cascade.steps, outcome.finished)
         log.info("answers recorded: %s holds %d", settings.record, kept)
+    cascade.steps.close()
     for session in cascade.steps.sessions:
         session.cache.close()
     return outcome

@@ -98,7 +98,13 @@ class TransformersMLLM:
                 )
             processor = AutoProcessor.from_pretrained(folder)
             model: Any = AutoModelForImageTextToText.from_pretrained(folder, **how)
-        except (OSError, ValueError, ImportError) as error:
+        except ImportError as error:
+            reason = " ".join(str(error).split())[:200]
+            raise PsftrError(
+                f"cannot load the model {name} ({reason}): install the package that is missing, or leave out "
+                "backend.quantize, backend.device_map and backend.attention"
+            ) from None
+        except (OSError, ValueError) as error:
             reason = " ".join(str(error).split())[:200]
             raise PsftrError(
                 f"cannot load the model {name} ({reason}): give a folder with weights, configuration and processor"

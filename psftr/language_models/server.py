@@ -12,12 +12,12 @@ from __future__ import annotations
 import asyncio
 import base64
 import concurrent.futures
+import contextlib
 import json
 import logging
 import math
 import threading
 from collections.abc import Coroutine, Iterator, Sequence
-from contextlib import contextmanager
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
@@ -161,7 +161,7 @@ class OpenAiServer:
         if spent:
             raise spent[0]
 
-    @contextmanager
+    @contextlib.contextmanager
     def impatient(self) -> Iterator[None]:
         """Within it a question fails that has no answer after `preflight_s`, retries included."""
         self._limit_s = self.settings.preflight_s
@@ -180,6 +180,8 @@ class OpenAiServer:
             for task in under_way:
                 task.cancel()
             await asyncio.wait(under_way) if under_way else None
+            with contextlib.suppress(Exception):  # an open connection would complain after the loop has ended
+                await asyncio.wait_for(self._client.close(), timeout=1.0)
             self._loop.stop()
 
         asyncio.run_coroutine_threadsafe(stop(), self._loop)

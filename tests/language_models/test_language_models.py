@@ -1,5 +1,6 @@
 """Questions to models: yes/no from logits, cache, budget, repair, recordings, and a server that misbehaves."""
 
+import importlib.util
 import json
 import math
 import threading
@@ -297,6 +298,39 @@ def test_four_stages_take_three_times_fewer_token_steps(kind):
     print(f"{kind}: {plain / 8:.1f} token-steps a frame and stage, {local.usage.tokens_in / 8:.1f} shared")
 
 
+@pytest.mark.parametrize(
+    ("how", "package"),
+    [
+        ({"attention": "eager"}, "transformers"),
+        ({"device_map": "auto"}, "accelerate"),
+        ({"quantize": "int8"}, "bitsandbytes"),
+        ({"quantize": "int4"}, "bitsandbytes"),
+    ],
+)
+def test_a_model_is_loaded_as_asked_for_and_a_missing_package_is_named(how, package, tmp_path):
+    pytest.importorskip("transformers", reason=NEED_EXTRA)
+    from tiny_mllm import save
+
+    from psftr.language_models.local import TransformersMLLM
+
+    settings = LocalSettings(model=str(save("qwen", tmp_path)), **how)
+    if importlib.util.find_spec(package) is None:
+        with pytest.raises(PsftrError, match="install the package that is missing, or leave out") as error:
+            TransformersMLLM.load(settings, device="cpu", seed=0)
+        assert package in str(error.value)
+        return
+    loaded, clips = TransformersMLLM.load(settings, device="cpu", seed=0), alone(pictures(3))
+    answers = ask_all(loaded, clips, QUESTIONS)[0]
+    if "quantize" in how:  # of random weights that is another model, whose two ways to answer agree but for rounding
+        assert {p.dtype for p in loaded.model.parameters()} & {torch.int8, torch.uint8}
+        assert answers == pytest.approx(loaded.choose_one_by_one(clips, QUESTIONS, ("Yes", "No")).numpy(), abs=0.05)
+        return
+    plain = TransformersMLLM.load(LocalSettings(model=str(tmp_path)), device="cpu", seed=0)
+    assert answers == pytest.approx(ask_all(plain, clips, QUESTIONS)[0], abs=1e-4)
+    if "attention" in how:
+        assert loaded.model.config._attn_implementation == "eager" != plain.model.config._attn_implementation
+
+
 def test_memory_that_runs_out_makes_batches_smaller(local, monkeypatch):
     frames, whole = alone(pictures(4)), ask_all(local, alone(pictures(4)), QUESTIONS)[0]
     original = local._shared_prefix
@@ -456,6 +490,7 @@ class Talker(BaseHTTPRequestHandler):
 def talker():
     server = ThreadingHTTPServer(("127.0.0.1", 0), Talker)
     server.daemon_threads = True
+    server.socket.listen(128)
     threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
     server.url = f"http://127.0.0.1:{server.server_port}/v1"
     yield server
@@ -546,23 +581,27 @@ def test_a_dead_server_ends_the_run_after_so_many_failures(talker):
     assert model.budget.spent == 6
 
 
-def test_questions_under_way_are_as_many_as_allowed_and_stop_when_the_model_is_closed(talker):
-    now, most, lock, gone = [0], [0], threading.Lock(), threading.Event()
+@pytest.mark.parametrize("concurrency", [7, 40])
+def test_questions_under_way_are_as_many_as_allowed_and_stop_when_the_model_is_closed(talker, concurrency):
+    now, most, lock, full, gone = [0], [0], threading.Lock(), threading.Event(), threading.Event()
 
     def answer(body, headers):
         with lock:
             now[0] += 1
             most[0] = max(most[0], now[0])
-        gone.wait(0.2)
+            if now[0] == concurrency:
+                full.set()
+        full.wait(4)  # nobody gets an answer before so many have asked
+        gone.wait(0.1)
         with lock:
             now[0] -= 1
         return reply()
 
     talker.answer = answer
-    model = server_model(talker, concurrency=7)
-    table, _ = ask_all(model, alone(pictures(10)), ["a?", "b?"])
+    model = server_model(talker, concurrency=concurrency)
+    table, _ = ask_all(model, alone(pictures(30)), ["a?", "b?"])
     assert np.isfinite(table).all()
-    assert most[0] == 7
+    assert most[0] == concurrency
     talker.answer = lambda body, headers: gone.wait(20) or reply()
     threading.Timer(0.2, model.close).start()
     started = time.monotonic()
