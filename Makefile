@@ -1,11 +1,12 @@
 # make demo    set up and run the main job on the embedded default: train on three splits, evaluate, compare
 # make test    set up and run the tests
+# make docs    set up and build the documentation as pages
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 DEMO := outputs/demo
 
-.PHONY: setup demo test lint types wheel clean
+.PHONY: setup demo test lint types docs wheel clean
 
 setup: $(VENV)/.installed
 
@@ -29,9 +30,13 @@ lint: setup
 types: setup
 	$(BIN)/mypy
 
+# the documentation as pages, in site/
+docs: setup
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
 # a wheel with the prebuilt CPU kernel in it (needs a C compiler here, never at the user's)
 wheel: setup
 	PSFTR_BUILD_NATIVE=1 $(BIN)/python -m build --wheel
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info
+	rm -rf $(VENV) build dist site *.egg-info

@@ -20,6 +20,8 @@ USED_BY_NAME = {
     "pandas-stubs": "mypy",
     "types-pyyaml": "mypy",
     "mypy": "make types",
+    "mkdocs-material": "make docs",
+    "mkdocstrings": "make docs",
     "ruff": "make lint",
     "build": "python -m build, in tests/test_packaging.py",
 }

@@ -86,8 +86,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (PsftrError, OSError) as error:
         print(f"psftr {verb}: error: {one_line(error)}", file=sys.stderr)
         return EXIT_BAD_INPUT
-    except KeyboardInterrupt:
-        print(f"psftr {verb}: interrupted", file=sys.stderr)
+    except KeyboardInterrupt as stop:
+        print(f"psftr {verb}: interrupted{f'; {stop}' if str(stop) else ''}", file=sys.stderr)
         return 130
 
 

@@ -175,6 +175,15 @@ def output_dir() -> Path:
     return Path(HydraConfig.get().runtime.output_dir)
 
 
+def sweep_dir() -> Path | None:
+    """The folder of the sweep that the running job is part of."""
+    from hydra.core.hydra_config import HydraConfig
+    from hydra.types import RunMode
+
+    hydra = HydraConfig.get()
+    return Path(hydra.sweep.dir).absolute() if hydra.mode == RunMode.MULTIRUN else None
+
+
 def compose_with(config_name: str, *overrides: str) -> dict[str, Any]:
     """The configuration that the running job would have with these overrides too."""
     from hydra import compose

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from psftr.cli.hydra_app import output_dir
+from psftr.cli.hydra_app import output_dir, sweep_dir
 from psftr.errors import PsftrError
 from psftr.settings import TrainSettings
 
@@ -22,8 +22,8 @@ examples:
   psftr train                                                    the embedded synthetic world
   psftr train dataset=thumos14 split.ratio=75 split.index=0      real data, after `psftr prepare thumos14`
   psftr train -m dataset=thumos14 'split.index=range(10)' model.heads=4,8
-  psftr train experiment=table2                                  every row of the paper's Table 2
-  psftr train resume=outputs/thumos14/75-split0/…                go on where a killed run stopped
+  psftr train experiment=table1_thumos14                         the paper's Table 1; table2: every row of its Table 2
+  psftr train resume=outputs/one                                 go on where a run stopped (also a whole sweep)
 
 groups: dataset=synthetic|thumos14|activitynet13   split=published|random|file   logger=csv|tensorboard|wandb|none
         method=NAME   variant=NAME   experiment=NAME
@@ -76,4 +76,37 @@ def run(config: Mapping[str, Any]) -> float | None:
     from psftr.engine.configuration import read_config
     from psftr.engine.train import train
 
-    return train(*read_config(TrainSettings, config), output_dir())
+    try:
+        return train(*read_config(TrainSettings, config), output_dir())
+    except KeyboardInterrupt as error:
+        raise KeyboardInterrupt(what_was_kept(output_dir(), sweep_dir())) from error
+
+
+def what_was_kept(run_dir: Path, sweep: Path | None) -> str:
+    """Of an interrupted training, in two lines: what is on disk, and the command that goes on."""
+    import torch
+
+    from psftr.engine.runs import RunFolder, find_runs
+
+    last = RunFolder(run_dir).last_checkpoint
+    kept = "no epoch was finished"
+    if last.is_file():
+        saved = torch.load(last, map_location="cpu", weights_only=True, mmap=True)
+        epochs = saved["epoch"] + 1
+        kept = f"kept: {epochs} {'epoch' if epochs == 1 else 'epochs'} in {shown(last)}"
+    if sweep:
+        done = sum(run.read()["status"] == "finished" for run in find_runs(sweep))
+        kept += f", and {done} finished {'run' if done == 1 else 'runs'} in {shown(sweep)}"
+    return f"{kept}\ngo on with: psftr train resume={shell_word(shown(sweep or run_dir))}"
+
+
+def shown(path: Path) -> Path:
+    """The path as a user would type it here."""
+    here = Path.cwd()
+    return path.relative_to(here) if path.is_relative_to(here) else path
+
+
+def shell_word(path: Path) -> str:
+    import shlex
+
+    return shlex.quote(str(path))

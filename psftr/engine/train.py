@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import logging
+import signal
+import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,7 +26,7 @@ from psftr.evaluation.protocol import scorer
 from psftr.evaluation.rules import protocol_for
 from psftr.features.class_text import class_text
 from psftr.methods import Method, Training, TrainingSetup
-from psftr.ops import selected_path
+from psftr.ops import say_path
 from psftr.predictions import (
     CHECKPOINT_BEST_SEEN,
     CHECKPOINT_LAST,
@@ -104,15 +107,17 @@ def _fit(common: TrainSettings, training: Training, facts: dict[str, Any], run: 
     if run.facts_file.is_file() and resumed is None:
         log.info("no checkpoint in %s yet: starting from the beginning", run.path)
     trainer = build_trainer(common, run, facts, callbacks=training.callbacks, chooses=chooses)
-    for line in describe(common, training, facts, str(selected_path(trainer.strategy.root_device))):
+    for line in describe(common, training, facts):
         log.info("%s", line)
+    say_path(trainer.strategy.root_device)
     if resumed is not None:
         log.info("resuming from %s", resumed)
     run.write(status="training", val_score=None, **facts)
     started = time.monotonic()
-    trainer.fit(training.module, datamodule=training.data, ckpt_path=resumed, weights_only=True if resumed else None)
-    if trainer.interrupted:
-        raise KeyboardInterrupt
+    with keyboard_interrupts():
+        trainer.fit(
+            training.module, datamodule=training.data, ckpt_path=resumed, weights_only=True if resumed else None
+        )
     metrics = trainer.callback_metrics
     if "val/mAP" in metrics and trainer.current_epoch % common.trainer.validate_every:
         trainer.validate(training.module, datamodule=training.data, verbose=False)  # the last epoch in any case
@@ -125,6 +130,21 @@ def _fit(common: TrainSettings, training: Training, facts: dict[str, Any], run: 
     log.info("%s", score_words(score, training.facts))
     log.info("run folder  %s\nscore it    psftr evaluate run=%s", run.path, run.path)
     return score
+
+
+@contextmanager
+def keyboard_interrupts() -> Iterator[None]:
+    """Ctrl-C in Lightning's loop raises KeyboardInterrupt; Lightning would end the program and ignore the next one."""
+    in_main_thread = threading.current_thread() is threading.main_thread()
+    before = signal.getsignal(signal.SIGINT)
+    try:
+        yield
+    except SystemExit as stop:
+        if isinstance(stop.__context__, KeyboardInterrupt):
+            if in_main_thread:
+                signal.signal(signal.SIGINT, before)
+            raise KeyboardInterrupt from stop
+        raise
 
 
 def _load_best(training: Training, run: RunFolder, fallback: float | None) -> float | None:
@@ -153,7 +173,7 @@ def score_words(score: float | None, training: Mapping[str, Any]) -> str:
     return f"{measured} (validation: {training.get('validation', 'not stated')})"
 
 
-def describe(common: TrainSettings, training: Training, facts: Mapping[str, Any], attention: str) -> list[str]:
+def describe(common: TrainSettings, training: Training, facts: Mapping[str, Any]) -> list[str]:
     """What is trained on what, before the first epoch."""
     split, synthetic = facts["split"], ", SYNTHETIC features" if facts["synthetic"] else ""
     lines = [
@@ -164,7 +184,6 @@ def describe(common: TrainSettings, training: Training, facts: Mapping[str, Any]
             f"{facts['training'][k]} {k}" for k in ("classes", "videos", "windows", "actions") if k in facts["training"]
         ),
         *training.lines,
-        f"deformable attention: {attention}",
     ]
     if common.protocol == "peer":
         lines.append("protocol=peer: the best epoch is chosen on the TEST classes; every table will say so")

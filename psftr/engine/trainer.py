@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import os
 import sys
-import time
 import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -13,11 +12,12 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning import LightningModule, Trainer
-from pytorch_lightning.callbacks import Callback, EMAWeightAveraging, ModelCheckpoint, RichProgressBar
+from pytorch_lightning.callbacks import Callback, EMAWeightAveraging, ModelCheckpoint
 from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger, WandbLogger
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 from psftr.checkpoints import CHECKPOINT_KEY, check_same_training
+from psftr.engine.progress import Bar, Lines
 from psftr.engine.runs import RunFolder
 from psftr.errors import PsftrError
 from psftr.settings import LoggerSettings, TrainerSettings, TrainSettings
@@ -66,7 +66,7 @@ def build_trainer(
     if kind == "auto":
         kind = "bars" if sys.stdout.isatty() else "lines"
     if kind != "none":
-        callbacks.append(RichProgressBar() if kind == "bars" else Lines())
+        callbacks += [Lines(), Bar()] if kind == "bars" else [Lines()]
     return pl.Trainer(
         accelerator=trainer.accelerator,
         devices=trainer.devices,
@@ -82,7 +82,7 @@ def build_trainer(
         log_every_n_steps=10,
         logger=build_loggers(settings, folder),
         callbacks=callbacks,
-        enable_progress_bar=kind == "bars",
+        enable_progress_bar=False,  # Bar is ours
         enable_model_summary=False,
         default_root_dir=folder.path,
     )
@@ -90,6 +90,7 @@ def build_trainer(
 
 def check_trainer(settings: TrainerSettings) -> None:
     """Refuse, before anything is read or written, what Lightning's trainer would refuse. Raises PsftrError."""
+    silence_lightning()
     cores = os.cpu_count() or 1
     if settings.accelerator == "cpu" and isinstance(settings.devices, int) and settings.devices > cores:
         raise PsftrError(f"trainer.devices={settings.devices}: that many processes, and this machine has {cores} cores")
@@ -146,6 +147,7 @@ def silence_lightning() -> None:
         ".*Checkpoint directory .* exists and is not empty.*",
         ".*number of training batches .* is smaller than the logging interval.*",
         ".*LeafSpec.*",
+        ".*Total length of `list` across ranks is zero.*",
     ):
         warnings.filterwarnings("ignore", message=text)
 
@@ -165,36 +167,6 @@ class Facts(Callback):
         check_same_training(checkpoint[CHECKPOINT_KEY], self.facts)
 
 
-class Lines(Callback):
-    """`epoch 3/25  loss 12.3  val mAP 31.0  4 s  left 1 min 28 s`."""
-
-    def __init__(self) -> None:
-        self.started = self.epoch_started = 0.0
-        self.epochs_done = 0
-
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self.started, self.epochs_done = time.monotonic(), 0
-
-    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self.epoch_started = time.monotonic()
-
-    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self.epochs_done += 1
-        now = time.monotonic()
-        left = max(0, (trainer.max_epochs or 0) - trainer.current_epoch - 1)
-        metrics = trainer.callback_metrics
-        words = [f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}"]
-        if "train/total" in metrics:
-            words.append(f"loss {metrics['train/total']:.2f}")
-        if "val/mAP" in metrics:
-            words.append(f"val mAP {100 * metrics['val/mAP']:.1f}")
-        words.append(f"{now - self.epoch_started:.1f} s")
-        if left:
-            words.append(f"left {duration((now - self.started) / self.epochs_done * left)}")
-        if trainer.is_global_zero:
-            log.info("%s", "  ".join(words))
-
-
 class EpochSeed(Callback):
     """Dropout draws from (seed, epoch, rank), so a resumed run goes on exactly as an uninterrupted one would have."""
 
@@ -203,10 +175,3 @@ class EpochSeed(Callback):
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         torch.manual_seed((self.seed * 1_000_003 + trainer.current_epoch) * 4096 + trainer.global_rank)
-
-
-def duration(seconds: float) -> str:
-    """`1 h 3 min`, `2 min 5 s` or `7 s`."""
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s" if minutes else f"{rest} s"

@@ -138,10 +138,10 @@ def provenance_rows(predictions: Predictions) -> list[tuple[str, str]]:
 def _protocol_text(protocol: Protocol, *, stated: bool) -> str:
     if not protocol.is_peer:
         whole = not protocol.excluded_videos and not protocol.min_action_s
-        training = "test classes touch neither training nor model selection"
+        training = "no test class in training or model selection"
         if not stated:
             training = "whether test classes touched training or model selection is not stated"
-        rest = "nothing is left out of the test" if whole else "parts of the test are left out, see the notes"
+        rest = "nothing left out of the test" if whole else "parts of the test are left out (see notes)"
         return f"clean: {training}; {rest}"
     rules = ["the checkpoint may be the best on the test classes"]
     if protocol.excluded_videos:

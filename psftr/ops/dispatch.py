@@ -98,6 +98,8 @@ def _select(device: str, index: int, asked: str) -> SelectedPath:
 def _native(device: str, asked: str) -> SelectedPath:
     if device != "cpu":
         raise PathUnavailable(f"PSFTR_OPS=native computes on the CPU, but the values are on {device}")
+    if asked == "auto" and not native_path.LIBRARY.is_file():
+        return SelectedPath("torch", "stock PyTorch; the prebuilt library of some wheels is faster")
     try:
         native_path.load()
     except native_path.NativeUnavailable as error:
@@ -125,9 +127,20 @@ def _warn_once(cause: str) -> None:
     log.warning("the CUDA kernel cannot be used and PyTorch computes instead, which is slower: %s", cause)
 
 
-@functools.cache
+_said: set[tuple[str, SelectedPath]] = set()
+
+
+def say_path(device: torch.device | str) -> None:
+    """Log what will run on this device; the first call does not say it again."""
+    kind, selected = torch.device(device).type, selected_path(device)
+    _said.discard((kind, selected))
+    _say_once(kind, selected)
+
+
 def _say_once(device: str, selected: SelectedPath) -> None:
-    log.info("temporal deformable attention on %s: %s", device, selected)
+    if (device, selected) not in _said:
+        _said.add((device, selected))
+        log.info("temporal deformable attention on %s: %s", device, selected)
 
 
 def _index(device: torch.device) -> int:

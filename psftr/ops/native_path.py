@@ -31,7 +31,7 @@ def load() -> ctypes.CDLL:
     """Load the library; raises NativeUnavailable with the reason."""
     path = LIBRARY
     if not path.is_file():
-        raise NativeUnavailable("this installation has no native library")
+        raise NativeUnavailable("this installation does not include the prebuilt library")
     try:
         library = ctypes.CDLL(str(path))
         library.psftr_source_hash.restype = ctypes.c_char_p

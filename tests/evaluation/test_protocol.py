@@ -95,7 +95,7 @@ def test_perfect_detections_are_perfect_and_videos_without_unseen_classes_do_not
 def test_every_fact_of_the_protocol_is_told():
     evaluation = evaluate_predictions(found(), annotations(ambiguous={"t1": [(20, 30)]}), SPLIT, protocol=CLEAN)
     told = facts_of(evaluation)
-    assert told["protocol"].startswith("clean: test classes touch neither training nor model selection")
+    assert told["protocol"].startswith("clean: no test class in training or model selection")
     assert told["checkpoint"] == "last"
     assert told["features"] == "open_clip:ViT-B-16:openai, 512-d, store store-1"
     assert told["split"] == "50/50, published"

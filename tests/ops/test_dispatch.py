@@ -24,7 +24,7 @@ def small_call() -> torch.Tensor:
 def test_without_the_library_pytorch_runs_and_says_why(library, tmp_path) -> None:
     library(tmp_path / "absent.so")
     with forced_path("auto"):
-        assert str(selected_path("cpu")) == "torch (this installation has no native library)"
+        assert str(selected_path("cpu")) == "torch (stock PyTorch; the prebuilt library of some wheels is faster)"
         assert small_call().eq(1).all()
 
 
@@ -37,11 +37,16 @@ def test_with_the_library_it_runs(library, built_library) -> None:
 
 def test_the_choice_is_logged_once(library, tmp_path, caplog) -> None:
     library(tmp_path / "absent.so")
-    dispatch._say_once.cache_clear()
+    dispatch._said.clear()
     with caplog.at_level(logging.INFO, logger="psftr.ops"), forced_path("torch"):
         for _ in range(3):
             small_call()
-    assert [record.message for record in caplog.records] == ["temporal deformable attention on cpu: torch (asked for)"]
+        assert [record.message for record in caplog.records] == [
+            "temporal deformable attention on cpu: torch (asked for)"
+        ]
+        dispatch.say_path("cpu")  # what begins says it again, and the first call then does not
+        small_call()
+    assert len(caplog.records) == 2
 
 
 def test_a_library_of_another_version_is_refused(library, built_library, tmp_path, monkeypatch) -> None:
@@ -61,7 +66,10 @@ def test_a_file_that_is_no_library_is_refused(library, tmp_path) -> None:
 @pytest.mark.parametrize(
     ("name", "text"),
     [
-        ("native", "PSFTR_OPS=native: this installation has no native library; unset it to use PyTorch"),
+        (
+            "native",
+            "PSFTR_OPS=native: this installation does not include the prebuilt library; unset it to use PyTorch",
+        ),
         ("cuda", "PSFTR_OPS=cuda computes on a CUDA device, but the values are on cpu"),
     ],
 )
