@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
@@ -19,9 +20,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 NUM_FRAMES = 14  # of a timeline picture
-SHARE_OF_BEST = 0.5
 _SUBSET = "given"
-MOST_SHOWN = 20
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,15 +86,18 @@ class Result(Sequence[Detection]):
         return self.predictions.detections[self._only(video_id)]
 
     def likely(self, video_id: str | None = None) -> tuple[Detection, ...]:
-        """The ones worth looking at: all if the user set a threshold, else those with half the video's best score.
+        """The ones worth looking at: those with a score of `shown_from` or more."""
+        return tuple(d for d in self.of(video_id) if d.score >= self.shown_from)
 
-        At most `MOST_SHOWN`.
+    @cached_property
+    def shown_from(self) -> float:
+        """The least score in subtitles, pictures, the printed table and at first on the page.
+
+        The user's threshold, or else the rule of `psftr.evaluation.shown`, over all videos together.
         """
-        found = self.of(video_id)
-        least = self.threshold
-        if least is None:
-            least = SHARE_OF_BEST * max((d.score for d in found), default=0.0)
-        return tuple(d for d in found if d.score >= least)[:MOST_SHOWN]
+        from psftr.evaluation.shown import shown_from
+
+        return shown_from(self.predictions) if self.threshold is None else self.threshold
 
     def to_dataframe(self) -> pd.DataFrame:
         """Columns video, label, start_s, end_s and score; its `attrs["marks"]` are the marks."""
@@ -153,6 +155,7 @@ class Result(Sequence[Detection]):
         likely, found = self.likely(video_id), self.of(video_id)
         provenance = self.predictions.provenance
         about = f"{formats.marked(self.marks)}{video_id}: {len(likely)} of {len(found)} detections"
+        about += f", scores from {self.shown_from:.3g}"
         if provenance:
             about += f", {provenance.method}, {provenance.features.get('encoder')}"
         return draw_timeline(
@@ -160,6 +163,7 @@ class Result(Sequence[Detection]):
             title=about,
             duration_s=duration_s,
             detections=likely,
+            searched=self.labels,
             ground_truth=truth,
             curves={label: (curves.seconds, values) for label, values in curves.values.items()} if curves else None,
             curve_title=curves.title if curves else "",
@@ -173,9 +177,13 @@ class Result(Sequence[Detection]):
         *,
         annotations: Annotations | None = None,
         videos_dir: str | os.PathLike[str] | None = None,
+        copy_videos: bool = False,
         title: str = "psftr predict",
     ) -> Path:
-        """The HTML page. Where the annotations know the labels, it scores the videos that were looked at."""
+        """The HTML page. Where the annotations know the labels, it scores the videos that were looked at.
+
+        copy_videos: put the videos in a folder `videos` beside the page, so that both can be moved together.
+        """
         from psftr.evaluation.labels import same_labels, with_class_names
         from psftr.evaluation.report_page import write_report_page
         from psftr.evaluation.rules import protocol_of
@@ -200,6 +208,8 @@ class Result(Sequence[Detection]):
             is_scored=is_scored,
             videos_dir=videos_dir,
             sources=self.files,
+            copy_videos=copy_videos,
+            thresholds={"predictions": self.shown_from},
             durations_s=self.durations_s,
             title=title,
         )

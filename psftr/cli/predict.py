@@ -1,8 +1,9 @@
 """Find actions, named in your own words, in your own videos.
 
 Writes into --out: predictions.json and predictions.csv (everything), for each video VIDEO.srt and VIDEO.vtt (subtitles)
-and VIDEO.png (a timeline), and over all of them report.html. Subtitles, pictures and the printed table hold the likely
-detections: those from --threshold on, or without it those with at least half the best score of their video.
+and VIDEO.png (a timeline), and over all of them report.html. Subtitles, pictures, the printed table and the page show
+the same detections: those from --threshold on, or without it those with at least half the best score of all videos, and
+no more than ten per video on average. On the page the threshold can be moved.
 
 A call never writes over an earlier one's results: where --out holds some, it writes to OUT-2, OUT-3, …; --overwrite
 replaces them. Features stay in OUT/features, so that the next call with other labels is quick. A video that cannot be
@@ -20,6 +21,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Iterable
+from glob import escape
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -60,6 +62,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--ground-truth", metavar="FILE", help="annotations: drawn, and scored where they know the labels")
     add("--out", default="psftr-predict", metavar="DIR", help="default %(default)s")
     add("--overwrite", action="store_true", help="replace the results of an earlier call in --out")
+    add("--copy-videos", action="store_true", help="copy the videos beside the page, so that both can be moved or sent")
     add("--no-pictures", action="store_true", help="no timeline pictures")
     add("--fiftyone", action="store_true", help="also labels.json of a FiftyOne temporal detection dataset")
     add("--activitynet", action="store_true", help="also activitynet.json as ActivityNet's toolkit takes it")
@@ -147,12 +150,17 @@ def _predict(model: Model, args: argparse.Namespace, labels: list[str], features
 def _remove_results(out: Path) -> None:
     """Remove what an earlier call wrote, by its own list of videos, and nothing else."""
     from psftr.errors import PsftrError
-    from psftr.predictions import read_predictions
+    from psftr.predictions import canonical_id, read_predictions
 
     try:
         videos = list(read_predictions(out / PREDICTIONS).detections)
     except PsftrError:  # none there, or a damaged one
         videos = []
+    copies = out / "videos"
+    for copy in [file for video_id in videos for file in copies.glob(f"{escape(canonical_id(video_id))}.*")]:
+        copy.unlink()
+    if copies.is_dir() and not any(copies.iterdir()):
+        copies.rmdir()
     names = [PREDICTIONS, "predictions.csv", "activitynet.json", "labels.json", "report.html"]
     for name in names + [f"{video_id}{ending}" for video_id in videos for ending in (".srt", ".vtt", ".png")]:
         (out / name).unlink(missing_ok=True)
@@ -177,12 +185,15 @@ def _write(result: Result, out: Path, args: argparse.Namespace, annotations: Ann
             paths.append(result.to_timeline(out / f"{video_id}.png", video_id, annotations=annotations))
         except PsftrError as error:
             print(f"{video_id}: no picture: {error}", file=sys.stderr)
-    paths.append(result.to_report(out / "report.html", annotations=annotations))
+    paths.append(result.to_report(out / "report.html", annotations=annotations, copy_videos=args.copy_videos))
     return paths
 
 
 def _print_table(result: Result) -> None:
+    """The likely detections of every video, and the labels of which there is none."""
     from psftr.evaluation.render import aligned
+    from psftr.evaluation.shown import threshold_text
+    from psftr.files import some
 
     rows: list[list[str]] = []
     left_out = 0
@@ -190,14 +201,16 @@ def _print_table(result: Result) -> None:
         likely = result.likely(video_id)
         shown = likely[: max(1, min(PRINTED_PER_VIDEO, PRINTED_AT_MOST - len(rows)))]
         left_out += len(likely) - len(shown)
-        rows.append([video_id if likely else f"{video_id}: nothing found", "", "", ""])
+        rows.append([video_id, "", "", ""])
         rows += [[f"  {d.label}", f"{d.start_s:.2f}", f"{d.end_s:.2f}", f"{d.score:.3g}"] for d in shown]
+        if absent := [label for label in result.labels if label not in {d.label for d in likely}]:
+            rows.append([f"  nothing: {some(absent)}", "", "", ""])
     for warning in result.warnings:
         print(warning)
     print(aligned(["video", "start s", "end s", "score"], rows))
     if left_out:
-        print(f"and {left_out} more likely ones")
-    print(f"{len(result)} detections in {len(result.videos)} videos")
+        print(f"and {left_out} more of these")
+    print(f"{len(result)} detections in {len(result.videos)} videos; {threshold_text(result.predictions)}")
 
 
 def _tell_what_is_missing(result: Result) -> int:

@@ -49,6 +49,7 @@ def compare_settings(reports: dict[str, TenSplitReport], table: str | None, out:
 def draw_example(path: Path, job: Job) -> Path:
     """The timeline of the first test video, by id, that has two actions or more of unseen classes: not a chosen one."""
     from psftr.api.curves import score_curves
+    from psftr.evaluation.shown import shown_from
     from psftr.evaluation.timeline import draw_timeline
     from psftr.features.class_text import class_text
 
@@ -58,7 +59,7 @@ def draw_example(path: Path, job: Job) -> Path:
     candidates = sorted(video_id for video_id in predictions.detections if video_id in annotated)
     video = annotated[next((v for v in candidates if len(annotated[v].actions) > 1), candidates[0])]
     found = predictions.detections[video.video_id]
-    best = max((d.score for d in found), default=0.0)
+    least = shown_from(predictions)
     features = dataset.store.read(video.video_id)
     text = class_text(unseen, store=dataset.store, root=dataset.root, settings=job.common.text)
     curves = score_curves(features, unseen, text.select(unseen).numpy())
@@ -67,10 +68,10 @@ def draw_example(path: Path, job: Job) -> Path:
         path,
         title=f"{marks}{video.video_id}, {dataset.name} split {dataset.split.ratio}/{dataset.split.index}",
         duration_s=features.duration_s,
-        detections=[d for d in found if d.score >= best / 2],
+        detections=[d for d in found if d.score >= least],
         ground_truth=video.actions,
         curves={label: (curves.seconds, values) for label, values in curves.values.items()},
         curve_title=curves.title,
-        note="detections with at least half the best score of the video",
+        note=f"detections with a score of {least:.3g} or more",
         most_labels=5,
     )

@@ -1,12 +1,14 @@
-"""One self-contained HTML page for predictions files: tables, curves, error analysis, and a timeline browser.
+"""One self-contained HTML page for predictions files: result, timelines, tables, curves and error analysis.
 
-Files of one method on several class splits are averaged and shown split by split; other files stand beside them. The
-page needs no network and no server: open it, send it, keep it. Where stages.json of `psftr cascade` lies beside a file,
-a click on a detection shows its stages.
+Files of one method on several class splits are averaged and shown split by split. Other files stand beside them, and
+two of the same videos are drawn over each other. A file that does not say its data set or its class split takes those
+of the others. The page needs no network and no server: open it, send it, keep it (with --copy-videos its videos too).
+Where stages.json of `psftr cascade` lies beside a file, a click on a detection shows its stages.
 
 examples:
   psftr report predictions.json --annotations data/thumos14/annotations.json
   psftr report full.json --annotations gt.json --mismatched mismatched.json --vision-only plain.json --csv tables/
+  psftr report ours.json theirs.json --annotations data/thumos14/annotations.json      two methods over each other
   psftr report run*/predictions.json --annotations data/thumos14/annotations.json --out ten_splits.html
   psftr report other.json --annotations gt.json --dataset thumos14 --splits-dir data/thumos14/splits --index 0
   psftr report predictions.json --annotations mine.json --subset test --tious 0.3 0.5 0.7 --videos-dir videos/
@@ -33,6 +35,7 @@ if TYPE_CHECKING:
     from psftr.predictions import Predictions
 
 TIMELINES_AT_MOST = 5
+SHOWN_FILES = 4
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -54,6 +57,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--ambiguous", metavar="FILE", help="clips that only look like an action, JSON or CSV (default: ignored ones)")
     add("--csv", metavar="DIR", help="also the language figures as language.csv and levels.csv")
     add("--videos-dir", metavar="DIR", help="where the videos are, to play them (default: beside the page)")
+    add("--copy-videos", action="store_true", help="copy them beside the page, so that both can be moved or sent")
+    shown = "least score shown at first, and drawn (default: the file's own, else half its best, or ten per video)"
+    add("--threshold", type=number(float, least=0), metavar="SCORE", help=shown)
     add("--figures", metavar="DIR", help="also PNG figures, and timelines of the first videos")
     add("--title", default="psftr report", help="default %(default)s")
 
@@ -62,7 +68,7 @@ def run(args: argparse.Namespace) -> int:
     from psftr.cli.ground_truth import read_ground_truth
     from psftr.cli.language import LanguageFiles, language_tables, write_language
     from psftr.errors import PsftrError
-    from psftr.evaluation.aggregate import group_reports
+    from psftr.evaluation.aggregate import group_reports, tell_apart
     from psftr.evaluation.labels import told
     from psftr.evaluation.protocol import score_files
     from psftr.evaluation.report_page import write_report_page
@@ -74,13 +80,14 @@ def run(args: argparse.Namespace) -> int:
     stages = _stages(args, paths_by_name, files)
     annotations = read_ground_truth(args.annotations)
     files, renamed = _spelled_alike(files, annotations)
-    splits = _splits(args, list(files))
-    rules = {name: _rules(args, file, annotations) for name, file in files.items()}
+    splits = _splits(args, files)
+    rules = _rules(args, files, annotations)
     if len(set(rules.values())) > 1:
         named = ", ".join(sorted({f"{r.dataset} ({r.name})" for r in rules.values()}))
         raise PsftrError(f"these files are of different data sets or rules ({named}); make a page for each")
     protocol = next(iter(rules.values()))
-    evaluations = score_files(files, annotations, protocol=protocol, splits=splits)
+    evaluations = tell_apart(score_files(files, annotations, protocol=protocol, splits=splits))
+    thresholds = dict.fromkeys(files, args.threshold) if args.threshold is not None else {}
     given = LanguageFiles(mismatched=args.mismatched, vision_only=args.vision_only, ambiguous=args.ambiguous)
 
     def score(other: Predictions) -> Evaluation:
@@ -94,6 +101,8 @@ def run(args: argparse.Namespace) -> int:
         annotations=annotations,
         evaluations=evaluations,
         videos_dir=args.videos_dir,
+        copy_videos=args.copy_videos,
+        thresholds=thresholds,
         stages=stages,
         further_tables=language,
         title=args.title,
@@ -101,10 +110,10 @@ def run(args: argparse.Namespace) -> int:
     if renamed:
         print(told(renamed))
     reports = group_reports(evaluations.values())
-    _print_means(reports, files)
+    _print_means(reports, files, args.threshold)
     paths = [path, *(write_language(Path(args.csv), language) if args.csv else ())]
     if args.figures:
-        paths += _figures(Path(args.figures), reports, files, annotations)
+        paths += _figures(Path(args.figures), reports, files, annotations, args.threshold)
     print("written:\n" + "\n".join(f"  {path} ({path.stat().st_size / 1e6:.2f} MB)" for path in paths))
     return 0
 
@@ -140,12 +149,21 @@ def _spelled_alike(
     return made, renamed
 
 
-def _rules(args: argparse.Namespace, file: Predictions, annotations: Annotations) -> Protocol:
-    """The given or stated data set's rules; for data of one's own, the annotations' only subset is the test."""
+def _rules(args: argparse.Namespace, files: dict[str, Predictions], annotations: Annotations) -> dict[str, Protocol]:
+    """The given or stated data set's rules; for data of one's own, the annotations' only subset is the test.
+
+    A file that states nothing, made by another tool, follows the rules that the others agree on.
+    """
     from psftr.evaluation.rules import protocol_of
 
     only = annotations.subsets[0] if len(annotations.subsets) == 1 and annotations.subsets[0] else None
-    return protocol_of(file, dataset=args.dataset, subset=args.subset or only, tious=args.tious)
+
+    def rule(file: Predictions) -> Protocol:
+        return protocol_of(file, dataset=args.dataset, subset=args.subset or only, tious=args.tious)
+
+    stated = {name: rule(file) for name, file in files.items() if file.provenance}
+    agreed = next(iter(stated.values())) if len(set(stated.values())) == 1 and not args.dataset else None
+    return {name: stated.get(name) or agreed or rule(file) for name, file in files.items()}
 
 
 def _named(paths: Sequence[str]) -> dict[str, str]:
@@ -175,10 +193,13 @@ def _stages(args: argparse.Namespace, paths: dict[str, str], files: dict[str, Pr
     return traces
 
 
-def _splits(args: argparse.Namespace, names: Sequence[str]) -> dict[str, ClassSplit]:
+def _splits(args: argparse.Namespace, files: dict[str, Predictions]) -> dict[str, ClassSplit]:
+    """Splits for the files that name none: as given, else the one that all others name."""
     from psftr.data.splits import read_published_split, read_split_file
     from psftr.errors import PsftrError
+    from psftr.evaluation.protocol import split_of
 
+    names = list(files)
     if args.split and args.splits_dir:
         raise PsftrError("give --split FILE or --splits-dir DIR, not both")
     if args.split:
@@ -186,7 +207,8 @@ def _splits(args: argparse.Namespace, names: Sequence[str]) -> dict[str, ClassSp
     if not args.splits_dir:
         if args.index:
             raise PsftrError("--index needs --splits-dir DIR, the folder of the published splits")
-        return {}
+        named = {split for file in files.values() if (split := split_of(file.provenance))}
+        return dict.fromkeys((n for n in names if not files[n].provenance), *named) if len(named) == 1 else {}
     if not args.index or len(args.index) != len(names):
         raise PsftrError(f"--splits-dir needs --index with one split for each of the {len(names)} files")
     return {
@@ -195,20 +217,31 @@ def _splits(args: argparse.Namespace, names: Sequence[str]) -> dict[str, ClassSp
     }
 
 
-def _print_means(reports: Sequence[TenSplitReport], files: dict[str, Predictions]) -> None:
+def _print_means(reports: Sequence[TenSplitReport], files: dict[str, Predictions], threshold: float | None) -> None:
     from psftr.evaluation.render import means_text
+    from psftr.evaluation.shown import threshold_text
     from psftr.predictions import MARKS
 
     for mark in _marks(files):
         print(f"{mark}: {MARKS[mark]}")
     for report in reports:
         print(means_text(report), end="\n\n")
+    for name, file in list(files.items())[:SHOWN_FILES]:
+        print(f"{name}: {threshold_text(file, threshold)}")
+    if len(files) > SHOWN_FILES:
+        print(f"and {len(files) - SHOWN_FILES} more files")
 
 
 def _figures(
-    folder: Path, reports: Sequence[TenSplitReport], files: dict[str, Predictions], annotations: Annotations
+    folder: Path,
+    reports: Sequence[TenSplitReport],
+    files: dict[str, Predictions],
+    annotations: Annotations,
+    threshold: float | None,
 ) -> list[Path]:
     from psftr.evaluation.charts import save_charts
+    from psftr.evaluation.labels import searched_labels
+    from psftr.evaluation.shown import shown_from
     from psftr.evaluation.timeline import draw_timeline
     from psftr.predictions import canonical_id
 
@@ -218,14 +251,17 @@ def _figures(
         paths += save_charts(folder, report, mark=mark)
     predictions = next(iter(files.values()))
     marks = "".join(f", {mark}" for mark in _marks(files))
+    least = shown_from(predictions) if threshold is None else threshold
     for video_id in list(predictions.detections)[:TIMELINES_AT_MOST]:
-        found = sorted(predictions.detections[video_id], key=lambda d: -d.score)
+        found = [d for d in predictions.detections[video_id] if d.score >= least]
         video = annotations.videos.get(canonical_id(video_id))
+        total = len(predictions.detections[video_id])
         path = draw_timeline(
             folder / f"timeline-{video_id}.png",
-            title=f"{video_id}: the best {min(20, len(found))} of {len(found)} detections{marks}",
+            title=f"{video_id}: {len(found)} of {total} detections, scores from {least:.3g}{marks}",
             duration_s=video.duration_s if video and video.duration_s == video.duration_s else 0.0,
-            detections=found[:20],
+            detections=found,
+            searched=searched_labels(predictions, annotations.classes),
             ground_truth=video.actions if video else (),
         )
         paths.append(path)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
 from statistics import fmean, stdev
 from typing import Any
 
 from psftr.errors import PsftrError
-from psftr.evaluation.facts import mark
+from psftr.evaluation.facts import NOT_STATED, mark
 from psftr.evaluation.paper import PaperRow, comparable_rows
 from psftr.evaluation.protocol import Evaluation
 from psftr.evaluation.rules import Protocol
@@ -214,6 +214,25 @@ def group_reports(evaluations: Iterable[Evaluation], *, expected: Iterable[int] 
         default = PUBLISHED_SPLITS if published else [e.index for e in group]
         reports.append(aggregate(group, expected=default if wanted is None else wanted))
     return reports
+
+
+def tell_apart(evaluations: Mapping[str, Evaluation]) -> dict[str, Evaluation]:
+    """The evaluations by file name, with a method's name of their own where the files do not give them one.
+
+    A file that does not state its method is called by its name. So are files of one method that are all of one split:
+    they are not parts of a mean, but stand beside each other.
+    """
+    alike: dict[str, list[int]] = {}
+    for evaluation in evaluations.values():
+        alike.setdefault(repr(_setting(evaluation)), []).append(evaluation.index)
+    named = {}
+    for name, evaluation in evaluations.items():
+        indices = alike[repr(_setting(evaluation))]
+        if evaluation.facts.method == NOT_STATED or (len(indices) > 1 and len(set(indices)) == 1):
+            method = f"{name} ({evaluation.facts.method})"
+            evaluation = replace(evaluation, facts=replace(evaluation.facts, method=method))
+        named[name] = evaluation
+    return named
 
 
 def _setting(evaluation: Evaluation) -> dict[str, Any]:

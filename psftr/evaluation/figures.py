@@ -10,6 +10,7 @@ import io
 import os
 import re
 import textwrap
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
+from psftr.evaluation.fonts import fitting_fonts
 from psftr.files import replacing
 
 # Okabe and Ito's palette: told apart with every kind of colour vision, and in grey.
@@ -89,7 +91,7 @@ def save_chart(path: str | os.PathLike[str], chart: Chart, *, size_in: tuple[flo
 
 def save_png(path: str | os.PathLike[str], figure: Figure, *, dpi: int = 130) -> Path:
     FigureCanvasAgg(figure)
-    with replacing(path) as temporary:
+    with replacing(path) as temporary, fitting_fonts(figure):
         figure.savefig(temporary, format="png", dpi=dpi, metadata={"Software": None})
     return Path(path)
 
@@ -99,7 +101,8 @@ def inline_svg(chart: Chart) -> str:
     written = io.StringIO()
     figure = chart.axes.get_figure()
     assert isinstance(figure, Figure)
-    with matplotlib.rc_context({"svg.fonttype": "none"}):
+    with matplotlib.rc_context({"svg.fonttype": "none"}), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing from")  # the reader's browser has its own fonts
         metadata = dict.fromkeys(("Creator", "Date", "Format", "Type"))
         figure.savefig(written, format="svg", transparent=True, metadata=metadata)
     root = ElementTree.fromstring(written.getvalue())

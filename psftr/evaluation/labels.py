@@ -40,6 +40,16 @@ def with_class_names(predictions: Predictions, classes: Iterable[str]) -> tuple[
     return replace(predictions, detections=detections), renamed
 
 
+def searched_labels(predictions: Predictions, classes: Iterable[str]) -> tuple[str, ...]:
+    """What the file says it was searched for, in the spelling of `classes`; empty where it does not say it."""
+    made = predictions.provenance
+    stated = made.config.get("labels") if made else None
+    if not isinstance(stated, list | tuple):
+        return ()
+    names = same_labels(map(str, stated), classes)
+    return tuple(names.get(str(label), str(label)) for label in stated)
+
+
 def told(renamed: dict[str, str], *, most: int = 3) -> str:
     """One line that says it: `labels matched by spelling: 'baseball pitch' is 'BaseballPitch', and 4 more`."""
     words = [f"{label!r} is {name!r}" for label, name in list(renamed.items())[:most]]

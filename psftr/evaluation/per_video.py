@@ -12,6 +12,9 @@ from dataclasses import dataclass, replace
 from statistics import fmean
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from psftr.data.annotations import Action, Annotations
 from psftr.data.splits import ClassSplit
 from psftr.evaluation.average_precision import evaluate_detections
@@ -53,21 +56,33 @@ def per_video_ap(
     tious: Sequence[float],
 ) -> PerVideoAp:
     """Each video by itself, scores put aside: detections count in order of time."""
+    unscored = {v: [replace(d, score=1.0) for d in found] for v, found in detections.items()}
+    rows = ap_by_video(ground_truth, unscored, tious=tious)
+    means = np.mean(list(rows.values()), axis=0).tolist()
+    return PerVideoAp(tuple(tious), tuple(means), len(rows))
+
+
+def ap_by_video(
+    ground_truth: Mapping[str, Sequence[Action]],
+    detections: Mapping[str, Sequence[Detection]],
+    *,
+    tious: Sequence[float],
+    ignored: Mapping[str, Sequence[Action]] | None = None,
+) -> dict[str, NDArray[np.float64]]:
+    """[T] for each video with actions, taken by itself: AP per tIoU, the mean over its own classes."""
     truth = {v: actions for v, actions in ground_truth.items() if actions}
     # One class per video and label makes one call of the only AP there is.
     own = {v: {a.label: f"{n} {a.label}" for a in actions} for n, (v, actions) in enumerate(truth.items())}
+    left_out = {v: [replace(a, label=own[v].get(a.label, a.label)) for a in (ignored or {}).get(v, ())] for v in truth}
     result = evaluate_detections(
         {v: [replace(a, label=own[v][a.label]) for a in actions] for v, actions in truth.items()},
-        {
-            v: [replace(d, label=own[v][d.label], score=1.0) for d in detections.get(v, ()) if d.label in own[v]]
-            for v in truth
-        },
+        {v: [replace(d, label=own[v][d.label]) for d in detections.get(v, ()) if d.label in own[v]] for v in truth},
         classes=[name for names in own.values() for name in names.values()],
         tious=tious,
+        ignored=left_out,
     )
     by_class = dict(zip(result.classes, result.ap))
-    videos = [sum(by_class[name] for name in names.values()) / len(names) for names in own.values()]
-    return PerVideoAp(tuple(tious), tuple(float(ap) for ap in sum(videos) / len(videos)), len(videos))
+    return {v: np.mean([by_class[name] for name in names.values()], axis=0) for v, names in own.items()}
 
 
 def score_per_video(

@@ -1,147 +1,131 @@
-// Draws the timelines from the page's data and switches between predictions files. No library, no network.
+// The page's state: which file, video, part and scores are shown, and what keys and clicks do. No library, no network.
 (() => {
   'use strict';
+  const { make, groups, clock, span, score } = lanes;
   const files = JSON.parse(document.getElementById('data').textContent);
   const byId = (id) => document.getElementById(id);
-  const [fileChoice, videoChoice, slider, rows, told, player] =
-    ['file', 'video', 'least', 'rows', 'told', 'player'].map(byId);
+  const [fileChoice, partnerChoice, videoChoice, rows, told, player, place] =
+    ['file', 'partner', 'video', 'rows', 'told', 'player', 'place'].map(byId);
+  // least: lowest score shown, in ten-thousandths of the file's highest; null: the threshold that the page came with
+  const filters = ['least', 'least-second'].map((id) => ({ slider: byId(id), told: byId(`${id}-told`), of: byId(`${id}-of`),
+    least: null })).filter((filter) => filter.slider);
   let file = files[0];
+  let partner = null;
   let video = null;
+  let view = [0, 1];
   let screen = null; // the video element, where the file is there
-  let least = 0; // lowest score shown, in ten-thousandths of the file's highest
-
-  const make = (tag, className, text) => {
-    const element = document.createElement(tag);
-    if (className) element.className = className;
-    if (text !== undefined) element.textContent = text;
-    return element;
-  };
-  const groups = (flat, size) =>
-    Array.from({ length: (flat || []).length / size }, (_, i) => flat.slice(i * size, (i + 1) * size));
-  const seconds = (hundredths) => (hundredths / 100).toFixed(2).replace(/\.?0+$/, '');
-  const clock = (hundredths) => {
-    const whole = Math.round(hundredths / 100);
-    const pad = (n) => String(n).padStart(2, '0');
-    const hours = Math.floor(whole / 3600);
-    const rest = `${pad(Math.floor(whole / 60) % 60)}:${pad(whole % 60)}`;
-    return hours ? `${hours}:${rest}` : rest;
-  };
-  const scoreText = (score) => Number(((score / 10000) * file.top).toPrecision(3)).toString();
-  const overlap = (a, b) => {
-    const shared = Math.min(a[2], b[2]) - Math.max(a[1], b[1]);
-    return shared <= 0 ? 0 : shared / (Math.max(a[2], b[2]) - Math.min(a[1], b[1]));
-  };
 
   // Square root on the slider: most scores are small.
   const toScore = (position) => Math.round(10000 * (position / 1000) ** 2);
-  const toPosition = (score) => Math.min(1000, Math.floor(1000 * Math.sqrt(Math.max(0, score) / file.top)));
+  const toPosition = (value, top) => Math.min(1000, Math.round(1000 * Math.sqrt(Math.max(0, value) / top)));
 
-  function lanesOf(bars) {
-    // Best scores first, each bar in the highest lane where it is alone.
-    const lanes = [];
-    return bars.map((bar) => {
-      let lane = lanes.findIndex((taken) => taken.every((other) => bar[1] >= other[2] || bar[2] <= other[1]));
-      if (lane < 0) lane = lanes.push([]) - 1;
-      lanes[lane].push(bar);
-      return lane;
-    });
+  const leastText = (one, filter) =>
+    (filter.least === null ? Number(one.least.toPrecision(3)).toString() : score(filter.least, one.top));
+
+  function entryOf(one, id, filter) {
+    const own = one.videos.find((entry) => entry.id === id) || null;
+    const all = own ? groups(own.p, 4).map((bar, row) => [...bar, row]) : [];
+    const kept = all.filter((bar, row) => (filter.least === null ? row < own.n : bar[3] >= filter.least));
+    return { file: one, video: own, rows: kept, least: leastText(one, filter) };
+  }
+  const shownOf = (id) => [entryOf(file, id, filters[0]), ...(partner ? [entryOf(partner, id, filters[1])] : [])];
+  const lengthOf = (shown) => Math.max(...shown.map((one) => (one.video ? one.video.d : 0)), 1);
+
+  // --- the two cards ---
+
+  // By AP where videos are scored, else by the surest detection; of equals the one with more actions.
+  function bestAndWorst() {
+    if (file.videos.length < 2) return [];
+    const scored = file.videos.filter((one) => one.ap !== undefined);
+    const all = scored.length > 1 ? scored : file.videos;
+    const value = (one) => (scored.length > 1 ? one.ap : one.p[3] || 0);
+    const by = (turn) => [...all].sort((a, b) => turn * (value(a) - value(b)) || b.t.length - a.t.length)[0];
+    const [best, worst] = [by(-1), by(1)];
+    const words = scored.length > 1 ? ['Best video', 'Worst video'] : ['Surest video', 'Least sure video'];
+    return best === worst ? [] : [[words[0], best], [words[1], worst]];
   }
 
-  function addLane(kind, bars, describe) {
-    const lane = make('div', 'lane');
-    const places = kind === 'found' ? lanesOf(bars) : bars.map(() => 0);
-    const step = matchMedia('(max-width: 32rem)').matches ? 18 : 14;
-    lane.style.height = `${step * (1 + Math.max(0, ...places))}px`;
-    bars.map((bar, i) => [bar, places[i]]).sort((a, b) => a[0][1] - b[0][1]).forEach(([bar, place]) => {
-      const button = make('button', `bar ${kind}`);
-      button.type = 'button';
-      button.tabIndex = -1;
-      button.style.left = `${(100 * bar[1]) / video.d}%`;
-      button.style.width = `${(100 * (bar[2] - bar[1])) / video.d}%`;
-      button.style.top = `${place * step + 1}px`;
-      if (kind === 'found') button.style.opacity = (0.25 + 0.75 * (bar[3] / 10000)).toFixed(2);
-      const text = describe(bar);
-      button.setAttribute('aria-label', text);
-      button.title = text;
-      button.dataset.start = bar[1];
-      button.dataset.end = bar[2];
-      if (kind === 'found' && video.s && video.s.d[bar[4]]) {
-        button.dataset.row = bar[4];
-        button.setAttribute('aria-expanded', 'false');
-      }
-      lane.append(button);
-    });
-    rows.append(lane);
-  }
-
-  function drawTicks() {
-    const ticks = make('div', 'ticks');
-    ticks.setAttribute('aria-hidden', 'true');
-    const count = rows.clientWidth < 500 ? 4 : 8;
-    for (let i = 0; i <= count; i += 1) {
-      const at = (video.d * i) / count;
-      const tick = make('span', '', video.d < 6000 ? `${seconds(Math.round(at / 10) * 10)} s` : clock(at));
-      tick.style.left = `${(100 * i) / count}%`;
-      ticks.append(tick);
+  function drawCards() {
+    const pair = bestAndWorst();
+    const cards = pair.map(() => make('article', 'card'));
+    byId('cards').replaceChildren(...cards); // both are there before one is drawn: they share the width
+    for (const [i, [word, one]] of pair.entries()) {
+      const card = cards[i];
+      const open = make('button', 'open', `${word}: ${one.id}`);
+      open.type = 'button';
+      open.title = 'show in the timelines';
+      card.append(open, make('p'), make('div', 'plot'));
+      const shown = shownOf(one.id);
+      const done = lanes.draw(card.lastChild, { shown, view: [0, lengthOf(shown)], isCard: true });
+      const actions = one.t.length / 3;
+      const facts = one.ap === undefined ? [] : [`AP ${one.ap.toFixed(1)} %`];
+      if (actions) facts.push(`${done.found} of ${actions} actions found`);
+      facts.push(`${shown[0].rows.length} detections`);
+      if (done.left_out) facts.push(`${done.left_out} more label${done.left_out > 1 ? 's' : ''} below`);
+      card.children[1].textContent = facts.join(', ');
+      card.addEventListener('click', () => {
+        showVideo(file.videos.indexOf(one));
+        byId('browser').scrollIntoView();
+        videoChoice.focus({ preventScroll: true });
+      });
     }
-    rows.append(ticks);
   }
+
+  // --- the timelines of one video ---
 
   function draw() {
-    rows.replaceChildren();
-    drawTicks();
-    const truth = groups(video.t, 3);
-    const ignored = groups(video.x, 3);
-    const found = groups(video.p, 4).map((bar, row) => [...bar, row]).filter((bar) => bar[3] >= least);
-    const present = new Set([...truth, ...found, ...ignored].map((bar) => bar[0]));
-    const best = (k) => Math.max(0, ...found.filter((bar) => bar[0] === k).map((bar) => bar[3]));
-    const has = (k) => (truth.some((bar) => bar[0] === k) ? 1 : 0);
-    const order = [...present].sort((a, b) => has(b) - has(a) || best(b) - best(a) || a - b);
-    for (const k of order) {
-      const label = file.classes[k];
-      const of = (bars) => bars.filter((bar) => bar[0] === k);
-      const span = (bar) => `${seconds(bar[1])} to ${seconds(bar[2])} s`;
-      rows.append(make('div', 'name', label));
-      if (of(truth).length) addLane('truth', of(truth), (bar) => `${label}: ground truth, ${span(bar)}`);
-      if (of(ignored).length) addLane('ignored', of(ignored), (bar) => `${label}: not counted, ${span(bar)}`);
-      if (of(found).length) {
-        addLane('found', of(found), (bar) => {
-          const near = Math.max(0, ...of(truth).map((action) => overlap(action, bar)));
-          const with_truth = truth.length ? `, tIoU with its ground truth ${near.toFixed(2)}` : '';
-          return `${label}: detection, ${span(bar)}, score ${scoreText(bar[3])}${with_truth}`;
-        });
-      }
-    }
+    const shown = shownOf(video.id);
+    const length = lengthOf(shown);
+    lanes.draw(rows, { shown, view });
     const first = rows.querySelector('.bar');
     if (first) first.tabIndex = 0;
-    const shown = found.length;
-    const all = video.p.length / 4;
-    const cut = video.cut ? `; ${video.cut} with lower scores are not on this page` : '';
-    byId('summary').textContent =
-      `${truth.length} actions, ${shown} of ${all} detections shown, ${seconds(video.d)} s${cut}`;
-    rows.append(Object.assign(make('div', 'playhead'), { hidden: true }));
+    const numbers = shown.map((one) => {
+      const all = one.video ? one.video.p.length / 4 : 0;
+      const cut = one.video && one.video.cut ? `; ${one.video.cut} with lower scores are not on this page` : '';
+      return `${one.rows.length} of ${all} detections${shown.length > 1 ? ` of ${one.file.method}` : ''} shown${cut}`;
+    });
+    const part = view[1] - view[0] < length ? `, from ${clock(view[0], length)} to ${clock(view[1], length)}` : '';
+    const actions = video.t.length ? [`${video.t.length / 3} actions`] : [];
+    byId('summary').textContent = `${[...actions, ...numbers, `video of ${clock(length, length)}`].join(', ')}${part}`;
+    detectionTable.draw(byId('detections'), {
+      shown, length, caption: `Detections in ${video.id}: ${shown.map((one) => `from ${one.least} on`).join('; ')}`,
+      play: ({ bar, number }) => {
+        reveal(bar[1]);
+        const same = `.bar[data-at="${bar[4]}"][data-kind="${number ? 'second' : 'found'}"]`;
+        select(rows.querySelector(same), bar[1], true);
+      },
+    });
+    const whole = view[1] - view[0] >= length;
+    place.disabled = whole;
+    place.value = whole ? 500 : String(Math.round((1000 * view[0]) / (length - (view[1] - view[0]))));
+    byId('truth-legend').hidden = !rows.querySelector('.truth');
+    byId('ignored-legend').hidden = !rows.querySelector('.ignored');
+    if (screen && screen.currentTime) moveHead(100 * screen.currentTime);
   }
 
   function moveHead(at) {
     const head = rows.querySelector('.playhead');
     if (!head) return;
-    const style = getComputedStyle(rows);
-    const left = parseFloat(style.paddingLeft);
-    const width = rows.clientWidth - left - parseFloat(style.paddingRight);
-    head.hidden = false;
-    head.style.left = `${left + (width * Math.min(at, video.d)) / video.d}px`;
+    head.hidden = at < view[0] || at > view[1];
+    head.style.left = `${(100 * (at - view[0])) / (view[1] - view[0])}%`;
   }
 
-  function select(bar, seek) {
+  function select(bar, start, isPlayed) {
     rows.querySelectorAll('.bar').forEach((other) => {
       other.tabIndex = other === bar ? 0 : -1;
       other.removeAttribute('aria-current');
     });
-    bar.setAttribute('aria-current', 'true');
-    const more = bar.getAttribute('aria-expanded') === 'false' ? '; Enter shows its stages' : '';
-    told.textContent = bar.getAttribute('aria-label') + more;
-    moveHead(Number(bar.dataset.start));
-    if (seek && screen) screen.currentTime = Number(bar.dataset.start) / 100;
+    if (bar) {
+      bar.setAttribute('aria-current', 'true');
+      const more = bar.getAttribute('aria-expanded') === 'false' ? '; Enter shows its stages' : '';
+      told.textContent = bar.getAttribute('aria-label') + more;
+    }
+    if (screen && isPlayed) {
+      screen.currentTime = start / 100;
+      screen.play().catch(() => {}); // a browser may refuse; the place is found all the same
+      screen.scrollIntoView({ block: 'nearest' });
+    }
+    moveHead(start);
   }
 
   // Where the file has a stage trace: under the row of the bar, how that detection came about; again closes it.
@@ -152,13 +136,41 @@
     if (bar.dataset.row === undefined || isOpen) return;
     const row = Number(bar.dataset.row);
     const detection = groups(video.p, 4)[row];
-    const width = bar.parentElement.clientWidth;
     bar.setAttribute('aria-expanded', 'true');
     bar.parentElement.after(stagePanel({
-      video, detection, width, make, groups, seconds,
+      video, detection, view, width: bar.parentElement.clientWidth,
       name: file.classes[detection[0]], traced: video.s.d[row], plan: video.s.c[detection[0]],
     }));
   }
+
+  // --- zoom ---
+
+  function look(from, size) {
+    const length = lengthOf(shownOf(video.id));
+    const wide = Math.min(length, Math.max(Math.min(100, length), size));
+    const left = Math.min(length - wide, Math.max(0, from));
+    view = [left, left + wide];
+    draw();
+  }
+  // At the selected bar, else at the video's own place, else in the middle; `at` in hundredths of a second.
+  function zoom(by, at) {
+    const bar = rows.querySelector('.bar[aria-current]');
+    const playing = screen && screen.currentTime ? 100 * screen.currentTime : undefined;
+    const bars_middle = bar ? (Number(bar.dataset.start) + Number(bar.dataset.end)) / 2 : undefined;
+    const middle = [at, bars_middle, playing].find((one) => one >= view[0] && one <= view[1]) ?? (view[0] + view[1]) / 2;
+    const key = bar && `.bar[data-start="${bar.dataset.start}"][data-end="${bar.dataset.end}"]`;
+    const hadFocus = bar && document.activeElement === bar;
+    const size = (view[1] - view[0]) / by;
+    look(middle - ((middle - view[0]) / (view[1] - view[0])) * size, size);
+    const again = key && rows.querySelector(key);
+    if (again) select(again, Number(again.dataset.start), false);
+    if (again && hadFocus) again.focus();
+  }
+  function reveal(at) {
+    if (at < view[0] || at > view[1]) look(at - (view[1] - view[0]) / 4, view[1] - view[0]);
+  }
+
+  // --- choices ---
 
   function showVideo(index) {
     video = file.videos[index];
@@ -171,7 +183,7 @@
       screen.controls = true;
       screen.preload = 'metadata';
       screen.setAttribute('aria-label', `video ${video.id}`);
-      screen.addEventListener('timeupdate', () => moveHead(100 * screen.currentTime));
+      screen.addEventListener('timeupdate', () => screen && screen.currentTime && moveHead(100 * screen.currentTime));
       screen.addEventListener('error', () => {
         player.replaceChildren(make('p', '', `This browser cannot play ${decodeURIComponent(video.src)}.`));
         screen = null;
@@ -179,7 +191,10 @@
       screen.src = video.src;
       player.append(screen);
     }
-    if (video) draw();
+    byId('parts').classList.toggle('has-video', Boolean(screen));
+    if (!video) return;
+    view = [0, lengthOf(shownOf(video.id))];
+    draw();
   }
 
   function step(by) {
@@ -187,24 +202,53 @@
     if (index >= 0 && index < file.videos.length) showVideo(index);
   }
 
-  function tellLeast() {
-    least = toScore(Number(slider.value));
-    byId('least-told').textContent = scoreText(least);
-    slider.setAttribute('aria-valuetext', `score ${scoreText(least)}`);
+  function tellFilters() {
+    const pair = [file, partner];
+    filters.forEach((filter, i) => {
+      const one = pair[i];
+      for (const part of [filter.slider, filter.of.parentElement]) part.hidden = !one;
+      if (!one) return;
+      filter.of.textContent = partner ? one.method : 'Score';
+      filter.told.textContent = leastText(one, filter);
+      filter.slider.setAttribute('aria-valuetext', `score ${leastText(one, filter)}`);
+      if (filter.least === null) filter.slider.value = String(toPosition(one.least, one.top));
+    });
+    byId('found-of').textContent = partner ? file.method : 'detection';
+    byId('second-key').hidden = !partner;
+    byId('second-of').textContent = partner ? partner.method : '';
+  }
+
+  function showPartner(index) {
+    partner = index === '' ? null : files[index];
+    if (filters[1]) filters[1].least = null;
+    tellFilters();
+    drawCards();
+    if (video) {
+      view = [0, lengthOf(shownOf(video.id))];
+      draw();
+    }
   }
 
   function showFile(index) {
+    const before = video && video.id;
     file = files[index];
+    filters[0].least = null;
     document.querySelectorAll('.of-file').forEach((part) => {
       part.hidden = part.dataset.file !== String(index);
     });
     videoChoice.replaceChildren(...file.videos.map((entry, i) => {
       const actions = entry.t.length / 3;
-      return new Option(actions ? `${entry.id} (${actions} actions)` : entry.id, String(i));
+      const facts = [...(actions ? [`${actions} actions`] : []), ...(entry.ap === undefined ? [] : [`AP ${entry.ap.toFixed(1)}`])];
+      return new Option(facts.length ? `${entry.id} (${facts.join(', ')})` : entry.id, String(i));
     }));
-    slider.value = String(toPosition(file.least));
-    tellLeast();
-    if (file.videos.length) showVideo(0);
+    video = null;
+    if (partnerChoice) {
+      partnerChoice.replaceChildren(new Option('nothing', ''), ...file.with.map((i) => new Option(files[i].name, String(i))));
+      partnerChoice.value = file.with.length ? String(file.with[0]) : '';
+    }
+    showPartner(partnerChoice ? partnerChoice.value : '');
+    const start = before || (bestAndWorst()[0] || [])[1]?.id;
+    if (file.videos.length) showVideo(Math.max(0, file.videos.findIndex((entry) => entry.id === start)));
     else rows.replaceChildren(make('p', '', 'No video in this file.'));
   }
 
@@ -214,22 +258,25 @@
     if (key === 'End') return bars[bars.length - 1];
     const along = key === 'ArrowRight' ? 1 : key === 'ArrowLeft' ? -1 : 0;
     if (along) return bars[bars.indexOf(bar) + along];
-    const lanes = [...rows.querySelectorAll('.lane')];
-    const lane = lanes[lanes.indexOf(bar.parentElement) + (key === 'ArrowDown' ? 1 : -1)];
+    const all = [...rows.querySelectorAll('.lane')].filter((one) => one.querySelector('.bar'));
+    const lane = all[all.indexOf(bar.parentElement) + (key === 'ArrowDown' ? 1 : -1)];
     if (!lane) return undefined;
     const middle = (one) => (Number(one.dataset.start) + Number(one.dataset.end)) / 2;
-    return [...lane.children].sort(
+    return [...lane.querySelectorAll('.bar')].sort(
       (a, b) => Math.abs(middle(a) - middle(bar)) - Math.abs(middle(b) - middle(bar)))[0];
   }
+
+  // --- keys and clicks ---
 
   rows.addEventListener('click', (event) => {
     const bar = event.target.closest('.bar');
     if (!bar) return;
     toggleStages(bar);
-    select(bar, true);
+    select(bar, Number(bar.dataset.start), true);
   });
   rows.addEventListener('focusin', (event) => {
-    if (event.target.classList.contains('bar')) select(event.target, false);
+    const bar = event.target;
+    if (bar.classList.contains('bar')) select(bar, Number(bar.dataset.start), false);
   });
   rows.addEventListener('keydown', (event) => {
     if (!['ArrowRight', 'ArrowLeft', 'ArrowUp', 'ArrowDown', 'Home', 'End'].includes(event.key)) return;
@@ -239,24 +286,49 @@
     event.preventDefault();
     if (next) next.focus();
   });
+  rows.addEventListener('wheel', (event) => {
+    if (!event.ctrlKey || !video) return;
+    event.preventDefault();
+    const axis = rows.querySelector('.axis-row .lanes').getBoundingClientRect();
+    const at = view[0] + ((event.clientX - axis.left) / axis.width) * (view[1] - view[0]);
+    zoom(event.deltaY < 0 ? 1.25 : 0.8, at);
+  }, { passive: false });
+  const whole = () => look(0, Infinity);
   document.addEventListener('keydown', (event) => {
     const typing = event.target.closest('input, select, textarea, video');
-    if (typing || event.ctrlKey || event.metaKey || event.altKey) return;
-    if (event.key === 'j') step(1);
-    if (event.key === 'k') step(-1);
+    if (typing || event.ctrlKey || event.metaKey || event.altKey || !video) return;
+    const does = { j: () => step(1), k: () => step(-1), '+': () => zoom(2), '=': () => zoom(2), '-': () => zoom(0.5), 0: whole };
+    if (does[event.key]) does[event.key]();
   });
-  slider.addEventListener('input', () => {
-    tellLeast();
+  filters.forEach((filter) => filter.slider.addEventListener('input', () => {
+    filter.least = toScore(Number(filter.slider.value));
+    tellFilters();
+    drawCards();
     if (video) draw();
+  }));
+  place.addEventListener('input', () => {
+    const length = lengthOf(shownOf(video.id));
+    const size = view[1] - view[0];
+    look((Number(place.value) / 1000) * (length - size), size);
   });
   videoChoice.addEventListener('change', () => showVideo(Number(videoChoice.value)));
-  byId('previous').addEventListener('click', () => step(-1));
-  byId('next').addEventListener('click', () => step(1));
+  const clicks = { previous: () => step(-1), next: () => step(1), closer: () => zoom(2), farther: () => zoom(0.5), whole,
+    export: () => detectionTable.save(`${video.id}.csv`, detectionTable.csv([shownOf(video.id).filter((entry) => entry.video)])),
+    'export-all': () => detectionTable.save('detections.csv', detectionTable.csv(
+      file.videos.map((one) => shownOf(one.id).filter((entry) => entry.video)))) };
+  for (const [id, does] of Object.entries(clicks)) byId(id).addEventListener('click', () => video && does());
   if (fileChoice) fileChoice.addEventListener('change', () => showFile(Number(fileChoice.value)));
-  let width = rows.clientWidth;
-  window.addEventListener('resize', () => {
-    if (rows.clientWidth !== width && video) draw();
+  if (partnerChoice) partnerChoice.addEventListener('change', () => showPartner(partnerChoice.value));
+  const redraw = () => {
+    drawCards();
+    if (video) draw();
+  };
+  let width = 0;
+  new ResizeObserver(() => {
+    if (width && rows.clientWidth !== width) redraw();
     width = rows.clientWidth;
-  });
+  }).observe(rows);
+  matchMedia('(prefers-color-scheme: dark)').addEventListener('change', redraw);
+  window.addEventListener('beforeprint', () => document.querySelectorAll('details').forEach((one) => { one.open = true; }));
   showFile(0);
 })();

@@ -1,14 +1,15 @@
-"""One self-contained HTML page for predictions files: facts, tables, charts and a timeline browser. Nothing is fetched.
+"""One self-contained HTML page for predictions files: result, timelines, tables, charts and facts. Nothing is fetched.
 
 report.html is its template. Charts and tables are plain HTML and SVG, readable without script; the script draws the
-timelines and, where several files are shown, switches between them.
+timelines and the table of detections, plays videos and, where several files are shown, switches between them.
 """
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Mapping, Sequence
+import re
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,21 +21,26 @@ from psftr.data.annotations import Annotations
 from psftr.data.splits import ClassSplit
 from psftr.errors import PsftrError
 from psftr.evaluation import charts, tables
-from psftr.evaluation.aggregate import TenSplitReport, group_reports
+from psftr.evaluation.aggregate import TenSplitReport, group_reports, tell_apart
 from psftr.evaluation.average_precision import Matches
 from psftr.evaluation.curves import reliability
 from psftr.evaluation.error_analysis import ErrorAnalysis, analyse_errors, characteristics_for
-from psftr.evaluation.facts import is_synthetic, mark, provenance_rows
-from psftr.evaluation.figures import inline_svg
+from psftr.evaluation.facts import mark, provenance_rows
+from psftr.evaluation.figures import Chart, inline_svg
+from psftr.evaluation.glance import classes_at_a_glance, found_table, scores_chart
+from psftr.evaluation.labels import searched_labels
+from psftr.evaluation.per_video import ap_by_video
 from psftr.evaluation.protocol import Evaluation, score_files
 from psftr.evaluation.report_timelines import (
-    file_addresses,
+    addresses,
     known_durations,
     most_per_video,
+    partners_of,
     timeline_data,
-    video_sources,
+    videos_in,
 )
 from psftr.evaluation.rules import Protocol
+from psftr.evaluation.shown import shown_from
 from psftr.evaluation.stage_trace import StageTrace
 from psftr.files import write_text
 from psftr.predictions import Predictions, canonical_id
@@ -77,6 +83,8 @@ def write_report_page(
     is_scored: bool = True,
     videos_dir: str | os.PathLike[str] | None = None,
     sources: Mapping[str, str | os.PathLike[str]] | None = None,
+    copy_videos: bool = False,
+    thresholds: Mapping[str, float] | None = None,
     durations_s: Mapping[str, float] | None = None,
     stages: Mapping[str, StageTrace] | None = None,
     further_tables: Sequence[tables.Table] = (),
@@ -87,8 +95,9 @@ def write_report_page(
     annotations: of the whole data set; without them, or with `is_scored` False, the page has timelines and facts only.
     evaluations: of the files, where they are at hand; else `score_files` makes them, by `protocol` and `splits`.
     expected_splits: default all ten where several published splits are given. videos_dir: where to look for video
-    files, default the page's own folder; sources: known files, by video id. stages: by the name of their file, how its
-    detections came about. further_tables: after the results. Raises PsftrError where files, splits and
+    files, default the page's own folder; sources: known files, by video id; copy_videos: put them beside the page.
+    thresholds: the least score shown at first, by file; default `shown_from`. stages: by the name of their file, how
+    its detections came about. further_tables: after the results. Raises PsftrError where files, splits and
     annotations do not belong together, or must not be averaged.
     """
     if not files:
@@ -98,18 +107,34 @@ def write_report_page(
         raise PsftrError(f"stage trace of {', '.join(stray)}, but no such predictions; there are {', '.join(files)}")
     if evaluations is None and annotations is not None and is_scored:
         evaluations = score_files(files, annotations, protocol=protocol, splits=splits)
-    evaluations = evaluations or {}
+    evaluations = tell_apart(evaluations or {})
     path = Path(path)
     durations = known_durations(annotations, durations_s)
-    addresses = video_sources(videos_dir or path.parent, path) | file_addresses(sources or {}, path)
+    shown = {name: _shown_on_timelines(file, evaluations.get(name), annotations) for name, file in files.items()}
+    videos = {name: {*parts["detections"], *parts["ground_truth"]} for name, parts in shown.items()}
+    found_files = {**videos_in(videos_dir or path.parent), **(sources or {})}
+    copies = {canonical_id(video_id) for own in videos.values() for video_id in own} if copy_videos else ()
+    places = addresses(found_files, path, copies=copies)
     limit = most_per_video(list(files.values()))
-    titles = {name: _file_title(name, file, evaluations.get(name)) for name, file in files.items()}
+    least = {name: (thresholds or {}).get(name, shown_from(file)) for name, file in files.items()}
+    worth = {name: _worth(file, evaluations.get(name)) for name, file in files.items()}
+    shared = [word for word in next(iter(worth.values())) if all(word in words for words in worth.values())]
+    asked = {name: _asked(file, evaluations.get(name), annotations) for name, file in files.items()}
+    titles = {name: _file_title(name, file, evaluations.get(name), without=shared) for name, file in files.items()}
+    partners = partners_of(videos, asked)
+    methods = _methods(files, evaluations, partners)
     data = [
         timeline_data(
             titles[name],
-            **_shown_on_timelines(file, evaluations.get(name), annotations),
+            method=methods[name],
+            asked=asked[name],
+            least=least[name],
+            marks=worth[name],
+            partners=partners[name],
+            **shown[name],
+            ap=_ap_by_video(evaluations.get(name)),
             durations_s=durations,
-            sources=addresses,
+            sources=places,
             most_per_video=limit,
             stages=stages.get(name),
         )
@@ -121,14 +146,19 @@ def write_report_page(
     by_rules: dict[tuple[Protocol, bool], list[TenSplitReport]] = {}
     for report in group_reports(evaluations.values(), expected=expected_splits):
         by_rules.setdefault((report.protocol, report.synthetic), []).append(report)
+    results = list(by_rules.values())
+    first = next(iter(files))
     page = (
-        _environment()
+        _environment(shared)
         .get_template("report.html")
         .render(
             title=title,
-            banners=_banners(files.values(), evaluations.values()),
-            results=list(by_rules.values()),
+            banners=_banners(worth.values()),
+            results=results,
+            found=None if results else found_table(files[first], asked[first], least[first]),
+            picture=_picture(results, files[first], asked[first], least[first]),
             files=[_file(titles[name], file, evaluations.get(name), durations) for name, file in files.items()],
+            has_partners=any(partners.values()),
             further=further_tables,
             has_stages=has_stages,
             style=_parts("css", has_stages),
@@ -139,7 +169,8 @@ def write_report_page(
     return write_text(path, page.lstrip())
 
 
-def _environment() -> jinja2.Environment:
+def _environment(told_once: Collection[str]) -> jinja2.Environment:
+    """told_once: marks that hold of the whole page; its banner says them, and titles do not repeat them."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
         autoescape=True,
@@ -149,35 +180,91 @@ def _environment() -> jinja2.Environment:
     )
     environment.globals |= {"svg": lambda chart: Markup(inline_svg(chart)), "tables": tables, "charts": charts}
     environment.globals["reliability"] = reliability
+    environment.filters["titled"] = _titled(told_once)
     return environment
+
+
+def _titled(told_once: Collection[str]) -> Callable[[str], str]:
+    """A filter that takes those words out of the mark that a title begins with."""
+
+    def titled(title: str) -> str:
+        marked = re.match(r"\[([^\]]*)\] ", title)
+        if not marked:
+            return title
+        return mark(word for word in marked[1].split(", ") if word not in told_once) + title[marked.end() :]
+
+    return titled
 
 
 def _parts(kind: str, has_stages: bool) -> Markup:
     """The page's own style or script."""
-    names = ("report", "report_stages") if has_stages else ("report",)
+    names = {"css": ["report"], "js": ["report_lanes", "report_detections", "report"]}[kind]
+    names += ["report_stages"] if has_stages else []
     folder = Path(__file__).parent
     return Markup("\n".join((folder / f"{name}.{kind}").read_text(encoding="utf-8") for name in names))
 
 
-def _banners(files: Iterable[Predictions], evaluations: Iterable[Evaluation]) -> list[tuple[str, str]]:
-    """What a reader must not overlook."""
-    told = {word: word for evaluation in evaluations for word in evaluation.worth}
-    for provenance in (file.provenance for file in files):
-        if is_synthetic(provenance):
-            told["SYNTHETIC"] = "SYNTHETIC"
-        if provenance and ":random-seed" in str(provenance.features.get("encoder")):
-            told["UNTRAINED ENCODER"] = "UNTRAINED ENCODER"
+def _worth(predictions: Predictions, evaluation: Evaluation | None) -> tuple[str, ...]:
+    """What a reader must not overlook about a file."""
+    made = predictions.provenance
+    return tuple(dict.fromkeys([*(evaluation.worth if evaluation else ()), *(made.marks if made else ())]))
+
+
+def _banners(worth: Iterable[Sequence[str]]) -> list[tuple[str, str]]:
+    told = dict.fromkeys(word for words in worth for word in words)
     return [(word, sentence) for begin, sentence in _BANNERS.items() for word in told if word.startswith(begin)]
 
 
-def _file_title(name: str, predictions: Predictions, evaluation: Evaluation | None) -> str:
+def _asked(predictions: Predictions, evaluation: Evaluation | None, annotations: Annotations | None) -> tuple[str, ...]:
+    """The labels that were searched for; each has a row, found or not."""
+    if evaluation is not None and evaluation.split is not None:
+        return tuple(evaluation.split.unseen)
+    stated = searched_labels(predictions, annotations.classes if annotations else ())
+    found = sorted({d.label for detections in predictions.detections.values() for d in detections})
+    return stated or (evaluation.ap.classes if evaluation else tuple(found))
+
+
+def _methods(
+    files: Mapping[str, Predictions], evaluations: Mapping[str, Evaluation], partners: Mapping[str, Sequence[int]]
+) -> dict[str, str]:
+    """What each file's bars are called: its method, or its own name where a partner has the same method."""
+    names = list(files)
+    methods = {name: evaluations[name].method if name in evaluations else name for name in names}
+    return {
+        name: name if any(methods[names[place]] == methods[name] for place in partners[name]) else methods[name]
+        for name in names
+    }
+
+
+def _ap_by_video(evaluation: Evaluation | None) -> dict[str, float]:
+    """Fractions of 1: AP of each scored video by itself, over its classes and the protocol's tIoUs."""
+    if evaluation is None or evaluation.selection is None:
+        return {}
+    scored, tious = evaluation.selection, evaluation.protocol.tious
+    rows = ap_by_video(scored.ground_truth, scored.detections, tious=tious, ignored=scored.ignored)
+    return {video_id: float(row.mean()) for video_id, row in rows.items()}
+
+
+def _picture(
+    results: Sequence[Sequence[TenSplitReport]], predictions: Predictions, asked: Sequence[str], least: float
+) -> Chart:
+    """The one chart that is seen without scrolling."""
+    if not results:
+        return scores_chart(predictions, asked, least)
+    reports = results[0]
+    if any(len(report.evaluations) > 1 for report in reports):
+        return charts.splits_chart(reports)
+    return classes_at_a_glance(reports)
+
+
+def _file_title(name: str, predictions: Predictions, evaluation: Evaluation | None, *, without: Collection[str]) -> str:
+    worth = mark(word for word in _worth(predictions, evaluation) if word not in without)
     if evaluation is None:
-        return mark(["SYNTHETIC"] if is_synthetic(predictions.provenance) else []) + name
+        return worth + name
     split = evaluation.split
     where = f"{split.ratio}/{100 - split.ratio} split {split.index}" if split else "all classes"
-    method = evaluation.method if predictions.provenance else name
     score = f"average mAP {100 * evaluation.ap.average:.2f} %"
-    return f"{evaluation.mark}{method}, {evaluation.protocol.dataset} {where}: {score}"
+    return f"{worth}{evaluation.method}, {evaluation.protocol.dataset} {where}: {score}"
 
 
 def _file(
@@ -199,14 +286,18 @@ def _file(
 def _shown_on_timelines(
     predictions: Predictions, evaluation: Evaluation | None, annotations: Annotations | None
 ) -> dict[str, Any]:
-    """What was scored; else every detection, with every annotated and every ignored action of its videos."""
-    if evaluation is not None and evaluation.selection is not None:
-        scored = evaluation.selection
+    """What was scored on a class split; else every detection, with every action and ignored action of its videos."""
+    scored = evaluation.selection if evaluation is not None else None
+    if evaluation is not None and evaluation.split is not None and scored is not None:
         return {"detections": scored.detections, "ground_truth": scored.ground_truth, "ignored": scored.ignored}
     detections = {canonical_id(v): rows for v, rows in predictions.detections.items()}
     known = [v for v in detections if annotations and v in annotations.videos]
-    return {
+    parts: dict[str, dict[str, Any]] = {
         "detections": detections,
         "ground_truth": {v: annotations.videos[v].actions for v in known if annotations},
         "ignored": {v: annotations.ignored.get(v, ()) for v in known if annotations},
     }
+    if scored is not None:
+        parts["ground_truth"] |= scored.ground_truth
+        parts["ignored"] |= scored.ignored
+    return parts

@@ -1,8 +1,9 @@
-// How one detection came about: its stages and runs as rows, on the time axis of the video or close to the detection.
-function stagePanel({ video, name, detection, traced, plan, width, make, groups, seconds }) {
+// How one detection came about: its stages and runs as rows, on the time axis of the bars above or close to the detection.
+function stagePanel({ video, name, detection, traced, plan, view, width }) {
+  const { make, groups, seconds, tickRow } = lanes;
   const panel = make('div', 'stages');
   panel.setAttribute('role', 'group');
-  const span = (s) => `${seconds(s[0])} to ${seconds(s[1])} s`;
+  const span = (s) => lanes.span([0, ...s], video.d);
   const shown = [detection[1], detection[2]];
   const MOST_TOLD = 8; // runs in words; the row under them has all
   const apart = (run) => Math.max(run[0] - shown[1], shown[0] - run[1], 0);
@@ -49,18 +50,6 @@ function stagePanel({ video, name, detection, traced, plan, width, make, groups,
     return row;
   }
 
-  function ticks(axis) {
-    const row = make('div', 'ticks');
-    row.setAttribute('aria-hidden', 'true');
-    const count = width < 480 ? 2 : 4;
-    for (let i = 0; i <= count; i += 1) {
-      const tick = make('span', '', `${seconds(Math.round((axis[0] + ((axis[1] - axis[0]) * i) / count) / 10) * 10)} s`);
-      tick.style.left = `${(100 * i) / count}%`;
-      row.append(tick);
-    }
-    return row;
-  }
-
   function line(text, mark, rest) {
     const row = make('div', 'stage-name');
     row.append(make('span', '', text));
@@ -71,10 +60,10 @@ function stagePanel({ video, name, detection, traced, plan, width, make, groups,
 
   function draw(isClose) {
     const around = Math.max(50, 0.15 * (shown[1] - shown[0]));
-    const axis = isClose ? [Math.max(0, shown[0] - around), Math.min(video.d, shown[1] + around)] : [0, video.d];
+    const axis = isClose ? [Math.max(0, shown[0] - around), Math.min(video.d, shown[1] + around)] : view;
     const head = make('div', 'stages-head');
     head.append(make('span', '', `${name}, ${span(shown)}: ${facts.join(', ')}`));
-    const zoom = make('button', '', isClose ? 'whole video' : 'closer');
+    const zoom = make('button', '', isClose ? 'as above' : 'closer');
     zoom.type = 'button';
     zoom.addEventListener('click', () => {
       draw(!isClose);
@@ -82,7 +71,7 @@ function stagePanel({ video, name, detection, traced, plan, width, make, groups,
     });
     head.append(zoom);
     panel.replaceChildren(head);
-    if (isClose) panel.append(ticks(axis));
+    if (isClose) panel.append(tickRow(axis, video.d, width));
     plan.stages.forEach(([text, isKey], i) => {
       const parts = groups(traced.stages[i], 3);
       const length = parts.reduce((sum, part) => sum + part[1] - part[0], 0);

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -70,6 +70,15 @@ class Table:
             elif isinstance(value, float) and not math.isnan(value):
                 cells[-1] += f" {PLUS_MINUS} {_cell(value)}"
         return cells
+
+
+def average_first(table: Table) -> Table:
+    """The same table with the average beside the names, where a narrow screen still shows it."""
+    names = list(table.heads)
+    average = next((names.index(name) for name, heading in table.heads.items() if heading in ("Avg", "AP mean")), 1)
+    end = average + 1 + (names[average + 1 : average + 2] == ["std"])  # its spread stays with it
+    order = [names[0], *names[average:end], *names[1:average], *names[end:]]
+    return replace(table, heads={name: table.heads[name] for name in order})
 
 
 def score_table(evaluation: Evaluation) -> Table:

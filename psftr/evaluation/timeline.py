@@ -24,6 +24,11 @@ TRUTH_COLOUR = "#444444"
 _WIDTH_IN = 11.0
 _LANE_IN = 0.2
 _MOST_LANES = 6
+_DPI = 110
+LEAST_PX = 2  # of a bar
+LONG_S, HOUR_S = 120.0, 3600.0  # from here on ticks are m:ss, and h:mm:ss
+_SHORT_STEPS_S = (0.1, 0.2, 0.5, 1, 2, 5, 10, 20)
+_LONG_STEPS_S = (10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 14400, 43200, 86400)
 
 
 def draw_timeline(
@@ -32,24 +37,26 @@ def draw_timeline(
     title: str,
     duration_s: float,
     detections: Sequence[Detection],
+    searched: Sequence[str] = (),
     ground_truth: Sequence[Action] = (),
     curves: Mapping[str, Curve] | None = None,
     curve_title: str = "score",
     frames: Sequence[NDArray[np.uint8]] = (),
     note: str = "",
-    most_labels: int = 8,
+    most_labels: int = 10,
 ) -> Path:
     """Write the picture; returns its path.
 
-    frames: `[H, W, 3]` each, shown at even steps over the video. Labels beyond `most_labels` (those with the
-    best scores come first, those with ground truth always) are left out and counted in the title.
+    searched: labels that were looked for; each has a row, found or not. frames: `[H, W, 3]` each, shown
+    at even steps over the video. Labels beyond `most_labels` (those with the best scores come first, those with ground
+    truth always) are left out and counted in the title.
     """
     duration_s = max([duration_s, *(d.end_s for d in detections), *(a.end_s for a in ground_truth), 1e-3])
-    labels = _labels(detections, ground_truth, curves or {})
-    left_out = len(labels) - most_labels
-    labels = labels[: max(most_labels, len({a.label for a in ground_truth}))]
-    colours = {label: COLOURS[number % len(COLOURS)] for number, label in enumerate(labels)}
-    rows = [(label, *_bars(label, detections, ground_truth)) for label in labels]
+    names = _labels(detections, ground_truth, [*(curves or {}), *searched])
+    left_out = len(names) - most_labels
+    names = names[: max(most_labels, len({a.label for a in ground_truth}))]
+    colours = {label: COLOURS[number % len(COLOURS)] for number, label in enumerate(names)}
+    rows = [(label, *_bars(label, detections, ground_truth)) for label in names]
     shown_curves = {label: curve for label, curve in (curves or {}).items() if label in colours}
 
     heights = [
@@ -65,24 +72,46 @@ def draw_timeline(
     if shown_curves:
         _draw_curves(grid.pop(0), shown_curves, colours, curve_title)
     best = max((d.score for d in detections), default=1.0)
+    least_s = LEAST_PX * duration_s / ((_WIDTH_IN - 2.0) * _DPI)
     axes = grid[-1] if grid else figure.axes[-1]
     for part, (label, truth, found, lanes) in zip(grid, rows):
-        _draw_row(part, label, truth, found, lanes, colours[label], best)
+        _draw_row(part, label, truth, found, lanes, colours[label], best, least_s)
     if not rows:
         axes.set_yticks([])
         axes.text(0.5, 0.5, "nothing found", ha="center", va="center", transform=axes.transAxes, color=SOFT)
     axes.set_xlim(0, duration_s)
-    axes.set_xlabel("seconds" + (f"   ({note})" if note else ""), fontsize=9)
+    step_s = round_step(duration_s, most=14)
+    axes.set_xticks(np.arange(0, duration_s + 1e-9, step_s))
+    axes.xaxis.set_major_formatter(lambda at_s, _: clock(at_s, duration_s))
+    unit = "seconds" if duration_s < LONG_S else "min:s" if duration_s < HOUR_S else "h:min:s"
+    axes.set_xlabel(unit + (f"   ({note})" if note else ""), fontsize=9)
     axes.tick_params(axis="x", labelsize=8, bottom=True, labelbottom=True)
     told = title + (f" ({left_out} more labels not drawn)" if left_out > 0 else "")
     figure.suptitle(textwrap.fill(told, 110), fontsize=10, x=0.01, ha="left")
-    return save_png(path, figure, dpi=110)
+    return save_png(path, figure, dpi=_DPI)
 
 
-def _labels(detections: Sequence[Detection], ground_truth: Sequence[Action], curves: Mapping[str, Curve]) -> list[str]:
-    """Labels with ground truth first, then by their best score, then those that have a curve only."""
+def round_step(duration_s: float, *, most: int) -> float:
+    """Seconds between ticks: the smallest round step that makes no more than `most` of them."""
+    steps = _SHORT_STEPS_S if duration_s < LONG_S else _LONG_STEPS_S
+    return next((step for step in steps if duration_s / step <= most), steps[-1])
+
+
+def clock(at_s: float, duration_s: float) -> str:
+    """A time as the axis of a video of this length has it: 12.5, 2:30 or 1:02:30."""
+    if duration_s < LONG_S:
+        return f"{at_s:g}"
+    whole = round(at_s)
+    minutes, seconds = divmod(whole, 60)
+    if duration_s < HOUR_S:
+        return f"{minutes}:{seconds:02d}"
+    return f"{minutes // 60}:{minutes % 60:02d}:{seconds:02d}"
+
+
+def _labels(detections: Sequence[Detection], ground_truth: Sequence[Action], others: Sequence[str]) -> list[str]:
+    """Labels with ground truth first, then by their best score, then the others."""
     by_score = sorted(detections, key=lambda d: -d.score)
-    return list(dict.fromkeys([*(a.label for a in ground_truth), *(d.label for d in by_score), *curves]))
+    return list(dict.fromkeys([*(a.label for a in ground_truth), *(d.label for d in by_score), *others]))
 
 
 def _bars(
@@ -148,14 +177,19 @@ def _draw_row(
     lanes: Sequence[int],
     colour: str,
     best: float,
+    least_s: float,
 ) -> None:
+    """least_s: no bar is drawn shorter."""
     lanes_above = bool(truth)
+    if not truth and not found:
+        axes.annotate("nothing found", (0, 0), xytext=(2, 0), textcoords="offset points", va="center", fontsize=6.5,
+                      color=SOFT)  # fmt: skip
     for action in truth:
-        axes.barh(0, action.end_s - action.start_s, left=action.start_s, height=0.8, color=TRUTH_COLOUR)
+        axes.barh(0, max(least_s, action.end_s - action.start_s), left=action.start_s, height=0.8, color=TRUTH_COLOUR)
     for d, lane in zip(found, lanes):
         surely = 0.3 + 0.7 * max(0.0, d.score / best) if best > 0 else 0.6
         place = lane + lanes_above
-        axes.barh(place, d.end_s - d.start_s, left=d.start_s, height=0.8, color=colour, alpha=surely)
+        axes.barh(place, max(least_s, d.end_s - d.start_s), left=d.start_s, height=0.8, color=colour, alpha=surely)
         if lane == 0:
             axes.annotate(
                 f"{d.score:.2g}", (max(0.0, d.start_s), place), xytext=(2, 0), textcoords="offset points",
