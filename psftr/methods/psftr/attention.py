@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from psftr.methods.psftr.residual import Residual
 from psftr.ops.temporal_deform_attn import temporal_deform_attn
 
 __all__ = [
@@ -60,12 +61,12 @@ class FeedForward(nn.Module):
         super().__init__()
         self.expand = _xavier_linear(dim, expansion * dim)
         self.contract = _xavier_linear(expansion * dim, dim)
-        self.dropout = nn.Dropout(dropout)
+        self.residual = Residual(dropout=dropout)
         self.norm = nn.LayerNorm(dim)
 
     def forward(self, x: Tensor) -> Tensor:
         """x [...,d] -> [...,d]."""
-        return self.norm(x + self.dropout(self.contract(F.relu(self.expand(x)))))
+        return self.norm(self.residual(x, self.contract(F.relu(self.expand(x)))))
 
 
 class TemporalDeformableAttention(nn.Module):

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from psftr.methods.psftr.attention import FeedForward, MultiheadAttention, TemporalDeformableAttention
+from psftr.methods.psftr.residual import Residual
 
 __all__ = [
     "SGQG",
@@ -27,13 +28,13 @@ class QuerySelfAttention(nn.Module):
     def __init__(self, *, attention: MultiheadAttention, dim: int, dropout: float) -> None:
         super().__init__()
         self.attention = attention
-        self.dropout = nn.Dropout(dropout)
+        self.residual = Residual(dropout=dropout)
         self.norm = nn.LayerNorm(dim)
 
     def forward(self, content: Tensor, position: Tensor) -> Tensor:
         """content [B|1,Q,d], position [Q,d] -> [B|1,Q,d]."""
         located = content + position
-        return self.norm(content + self.dropout(self.attention(located, located, content)))
+        return self.norm(self.residual(content, self.attention(located, located, content)))
 
 
 class SemanticPromptInfusion(nn.Module):
@@ -42,7 +43,7 @@ class SemanticPromptInfusion(nn.Module):
     def __init__(self, *, attention: MultiheadAttention, feed_forward: FeedForward, dim: int, dropout: float) -> None:
         super().__init__()
         self.attention = attention
-        self.dropout = nn.Dropout(dropout)
+        self.residual = Residual(dropout=dropout)
         self.norm = nn.LayerNorm(dim)
         self.feed_forward = feed_forward
 
@@ -51,8 +52,8 @@ class SemanticPromptInfusion(nn.Module):
         return self._infuse(attended, attended, text)
 
     def _infuse(self, attended: Tensor, residual: Tensor, text: Tensor) -> Tensor:
-        infused = self.dropout(self.attention(attended, text, text))
-        return self.feed_forward(self.norm(infused + residual))
+        infused = self.attention(attended, text, text)
+        return self.feed_forward(self.norm(self.residual(residual, infused)))
 
 
 class LiteralSemanticPromptInfusion(SemanticPromptInfusion):
@@ -78,7 +79,7 @@ class ContextualVisualAnchoring(nn.Module):
     ) -> None:
         super().__init__()
         self.attention = attention
-        self.dropout = nn.Dropout(dropout)
+        self.residual = Residual(dropout=dropout)
         self.norm = nn.LayerNorm(dim)
         self.feed_forward = feed_forward
 
@@ -87,7 +88,7 @@ class ContextualVisualAnchoring(nn.Module):
     ) -> Tensor:
         """queries [B|1,Q,d], position [Q,d], references_cw [B|1,Q,2], visual F^ [B,T,d] -> [B,Q,d]."""
         anchored = self.attention(queries + position, references_cw, visual, is_padding)
-        return self.feed_forward(self.norm(queries + self.dropout(anchored)))
+        return self.feed_forward(self.norm(self.residual(queries, anchored)))
 
 
 class SgqgLayer(nn.Module):

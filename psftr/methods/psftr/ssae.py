@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from psftr.methods.psftr.attention import FeedForward, MultiheadAttention, TemporalDeformableAttention
+from psftr.methods.psftr.residual import Residual
 
 __all__ = [
     "SSAE",
@@ -49,13 +50,13 @@ class VisualSynergy(nn.Module):
     def __init__(self, *, attention: TemporalDeformableAttention, dim: int, dropout: float) -> None:
         super().__init__()
         self.attention = attention
-        self.dropout = nn.Dropout(dropout)
+        self.residual = Residual(dropout=dropout)
         self.norm = nn.LayerNorm(dim)
 
     def forward(self, visual: Tensor, position: Tensor, references: Tensor, is_padding: Tensor) -> Tensor:
         """visual [B,T,d], position [T,d], references [1,T,1], is_padding [B,T] -> [B,T,d]."""
         attended = self.attention(visual + position, references, visual, is_padding)
-        return self.norm(visual + self.dropout(attended))
+        return self.norm(self.residual(visual, attended))
 
 
 class TextualSynergy(nn.Module):
@@ -64,12 +65,12 @@ class TextualSynergy(nn.Module):
     def __init__(self, *, attention: MultiheadAttention, dim: int, dropout: float) -> None:
         super().__init__()
         self.attention = attention
-        self.dropout = nn.Dropout(dropout)
+        self.residual = Residual(dropout=dropout)
         self.norm = nn.LayerNorm(dim)
 
     def forward(self, text: Tensor) -> Tensor:
         """text [B|1,K,d] -> [B|1,K,d]."""
-        return self.norm(text + self.dropout(self.attention(text, text, text)))
+        return self.norm(self.residual(text, self.attention(text, text, text)))
 
 
 class CrossModalFusion(nn.Module):
@@ -78,14 +79,14 @@ class CrossModalFusion(nn.Module):
     def __init__(self, *, attention: MultiheadAttention, feed_forward: FeedForward, dim: int, dropout: float) -> None:
         super().__init__()
         self.attention = attention
-        self.dropout = nn.Dropout(dropout)
+        self.residual = Residual(dropout=dropout)
         self.norm = nn.LayerNorm(dim)
         self.feed_forward = feed_forward
 
     def forward(self, x: Tensor, other: Tensor, other_is_padding: Tensor | None = None) -> Tensor:
         """x [B|1,N,d], other [B|1,M,d], other_is_padding [B,M] -> [B|1,N,d]."""
         attended = self.attention(x, other, other, other_is_padding)
-        return self.feed_forward(self.norm(x + self.dropout(attended)))
+        return self.feed_forward(self.norm(self.residual(x, attended)))
 
 
 class Unfused(nn.Module):

@@ -17,8 +17,8 @@ from psftr.engine.trainer import Facts
 from psftr.errors import PsftrError
 from psftr.evaluation.average_precision import evaluate_detections
 from psftr.features.text import TextEmbeddings
-from psftr.methods.psftr.build import NetworkConfig, build_network
-from psftr.methods.psftr.module import PsftrModule, parameter_groups
+from psftr.methods.psftr.build import NetworkConfig, build_network, network_config
+from psftr.methods.psftr.module import PsftrModule, make_optimizer, parameter_groups
 from psftr.methods.psftr.settings import (
     LossSettings,
     MatcherSettings,
@@ -372,3 +372,39 @@ def test_the_log_weighs_batches_by_their_windows(tmp_path):
     run.fit(model, DataLoader(batches, batch_size=None))
     expected = (3 * terms[0] + terms[1]) / 4
     assert run.callback_metrics["train/total"].item() == pytest.approx(expected, rel=1e-3)
+
+
+def test_a_fused_step_equals_a_plain_one():
+    torch.manual_seed(0)
+    network = build_network(network_config(TINY, feature_dim=4, text_dim=4))
+    twin = copy.deepcopy(network)
+    config = optimizer_settings(lr=1e-2, lr_backbone=1e-3, weight_decay=0.1)
+    for net, fused in ((network, True), (twin, False)):
+        optimizer = make_optimizer(net, config, fused=fused)
+        for step in range(3):
+            for number, parameter in enumerate(net.parameters()):
+                parameter.grad = torch.sin(torch.arange(parameter.numel()) + number + step).view_as(parameter)
+            optimizer.step()
+    for ours, plain in zip(network.parameters(), twin.parameters(), strict=True):
+        torch.testing.assert_close(ours, plain, rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
+def test_training_is_fused_and_still_clips(tmp_path, precision):
+    norms = []
+
+    class Watch(pl.Callback):
+        def on_before_optimizer_step(self, trainer, pl_module, optimizer):
+            assert optimizer.defaults["fused"]
+            self.note(pl_module)
+
+        def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+            self.note(pl_module)
+
+        def note(self, model):
+            norms.append(nn.utils.get_total_norm([p.grad for p in model.parameters() if p.grad is not None]).item())
+
+    trainer(tmp_path, callbacks=[Watch()], max_steps=1, precision=precision).fit(module(), loader())
+    before, after = norms
+    assert before > 1
+    assert after == pytest.approx(0.1, rel=1e-3)
