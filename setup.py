@@ -10,7 +10,7 @@ import runpy
 import shutil
 from pathlib import Path
 
-from setuptools import setup
+import setuptools
 from setuptools.command.bdist_wheel import bdist_wheel
 from setuptools.command.build_py import build_py
 
@@ -37,15 +37,16 @@ def compile_kernel(target: Path) -> None:
     module["build"](target)
 
 
-class BdistWheel(bdist_wheel):
-    def finalize_options(self) -> None:
-        super().finalize_options()
-        if NATIVE:
-            self.root_is_pure = False
+class Distribution(setuptools.Distribution):
+    def has_ext_modules(self) -> bool:
+        """A library for this platform belongs into platlib: what repairs wheels refuses one in purelib."""
+        return NATIVE or super().has_ext_modules()
 
+
+class BdistWheel(bdist_wheel):
     def get_tag(self) -> tuple[str, str, str]:
         # the kernel is reached through ctypes: any Python, this platform
         return ("py3", "none", super().get_tag()[2]) if NATIVE else super().get_tag()
 
 
-setup(cmdclass={"build_py": BuildPy, "bdist_wheel": BdistWheel})
+setuptools.setup(distclass=Distribution, cmdclass={"build_py": BuildPy, "bdist_wheel": BdistWheel})

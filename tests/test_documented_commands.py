@@ -12,6 +12,7 @@ command wrote.
 """
 
 import argparse
+import json
 import re
 import shlex
 from dataclasses import dataclass
@@ -87,10 +88,9 @@ def workplace(tmp_path, monkeypatch) -> Path:
 
     ensure_world(tmp_path / "data" / "synthetic", num_train=24, num_test=16)
     numbered_clip(tmp_path / "clip.mp4", count=50)
-    (tmp_path / "ground_truth.json").write_text(
-        '{"database": {"clip": {"subset": "test", "duration": 2.0,'
-        ' "annotations": [{"segment": [0.2, 0.8], "label": "high jump"}, {"segment": [1.0, 1.6], "label": "pole vault"}]}}}'
-    )
+    actions = [{"segment": [0.2, 0.8], "label": "high jump"}, {"segment": [1.0, 1.6], "label": "pole vault"}]
+    clip = {"subset": "test", "duration": 2.0, "annotations": actions}
+    (tmp_path / "ground_truth.json").write_text(json.dumps({"database": {"clip": clip}}))
     features = {"identity": f"{tiny_identity()} dim=16 stride=4 videos=1 0"}
     save_tiny(tmp_path / "outputs" / "my-run", tiny_identity(), config={"window": {"size": 16}}, features=features)
     load = package.load
@@ -126,7 +126,7 @@ def test_a_marked_command_has_keys_and_flags_that_exist():
         assert block.commands(), f"{block}: no command"
         targets = re.findall(r"^(\w+):", (REPOSITORY / "Makefile").read_text(), flags=re.MULTILINE)
         for program, *words in block.commands():
-            assert program in ("psftr", "make", "python"), f"{block}: {program}"
+            assert program in ("psftr", "make", "python", "docker"), f"{block}: {program}"
             if program == "make":
                 assert words[0] in targets, f"{block}: make {words[0]}"
             elif program == "psftr":

@@ -26,7 +26,7 @@ LINK = re.compile(r"(?<=\]\()(?![a-z]+:|#)([^)#\s]+)")
 def on_files(files: Files, *, config: Any) -> Files:
     for source, page in PAGES.items():
         text = (ROOT / source).read_text(encoding="utf-8")
-        files.append(File.generated(config, page, content=LINK.sub(lambda m: address(m[1], source), text)))
+        files.append(File.generated(config, page, content=with_addresses(text, source)))
     return files
 
 
@@ -34,7 +34,11 @@ def on_page_markdown(markdown: str, *, page: Any, config: Any, files: Files) -> 
     """Pages of docs/: links that lead out of it."""
     if page.file.src_uri in PAGES.values():
         return markdown
-    return LINK.sub(lambda match: address(match[1], f"docs/{page.file.src_uri}"), markdown)
+    return with_addresses(markdown, f"docs/{page.file.src_uri}")
+
+
+def with_addresses(text: str, source: str) -> str:
+    return LINK.sub(lambda match: address(match[1], source), text)
 
 
 def address(target: str, source: str) -> str:

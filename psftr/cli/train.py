@@ -22,7 +22,7 @@ examples:
   psftr train                                                    the embedded synthetic world
   psftr train dataset=thumos14 split.ratio=75 split.index=0      real data, after `psftr prepare thumos14`
   psftr train -m dataset=thumos14 'split.index=range(10)' model.heads=4,8
-  psftr train experiment=table1_thumos14                         the paper's Table 1; table2: every row of its Table 2
+  psftr train experiment=table1_thumos14                         the paper's Table 1, in its own form; also table2, …
   psftr train resume=outputs/one                                 go on where a run stopped (also a whole sweep)
 
 groups: dataset=synthetic|thumos14|activitynet13   split=published|random|file   logger=csv|tensorboard|wandb|none

@@ -71,7 +71,8 @@ class Bar(Callback):
         # log lines go above the bar: rich has put a stream that does so in the place of sys.stdout
         for handler in (*logging.getLogger().handlers, *log.handlers):
             if isinstance(handler, logging.StreamHandler) and handler.stream is terminal:
-                self.handlers.append((handler, handler.setStream(sys.stdout)))
+                handler.setStream(sys.stdout)
+                self.handlers.append((handler, terminal))
         epochs = (trainer.max_epochs or 0) - trainer.current_epoch
         total = float(trainer.num_training_batches * epochs)
         if trainer.max_steps > 0:

@@ -15,7 +15,9 @@ from pathlib import Path
 
 SOURCE = Path(__file__).parent / "csrc" / "temporal_deform_attn.c"
 LIBRARY = Path(__file__).parent / "_native" / "libpsftr_ops.so"
-FLAGS = ["-std=gnu99", "-O3", "-fPIC", "-shared", "-fvisibility=hidden", "-Wall", "-Wextra", "-Werror"]
+FLAGS = ["-std=gnu99", "-O3", "-shared", "-Wall", "-Wextra", "-Werror"]
+# all Windows code can be moved, and a MinGW library is not to need MinGW's own at run time
+FLAGS += ["-static-libgcc"] if sys.platform == "win32" else ["-fPIC", "-fvisibility=hidden"]
 
 
 def source_hash() -> str:

@@ -113,3 +113,9 @@ def test_a_sweep_with_a_failed_job_says_which_and_how_to_go_on(sweep, workplace)
     assert "sweep: 2 of 2 jobs done, 1 of them failed (#0)" in done.stdout
     assert "psftr train resume=mixed" in done.stdout
     assert "psftr evaluate run=mixed" in done.stdout
+
+
+def test_a_bar_that_is_asked_for_without_a_terminal_leaves_the_lines(workplace):
+    done = psftr("train", *TINY, "trainer.max_epochs=1", "trainer.progress=bars", "hydra.run.dir=piped", cwd=workplace)
+    assert "epoch 1/1  loss" in done.stdout
+    assert "score it    psftr evaluate" in done.stdout  # what comes after the bar

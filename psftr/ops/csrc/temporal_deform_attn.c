@@ -20,7 +20,11 @@
 #define MULTIVERSION
 #endif
 #define INLINE static inline __attribute__((always_inline))
+#ifdef _WIN32
+#define EXPORT __declspec(dllexport)
+#else
 #define EXPORT __attribute__((visibility("default")))
+#endif
 
 /* Eight floats at any address of a float. A compiler without such registers splits them. */
 typedef float Vector __attribute__((vector_size(32), aligned(4), may_alias));
