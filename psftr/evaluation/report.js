@@ -39,10 +39,11 @@
     const scored = file.videos.filter((one) => one.ap !== undefined);
     const all = scored.length > 1 ? scored : file.videos;
     const value = (one) => (scored.length > 1 ? one.ap : one.p[3] || 0);
-    const by = (turn) => [...all].sort((a, b) => turn * (value(a) - value(b)) || b.t.length - a.t.length)[0];
-    const [best, worst] = [by(-1), by(1)];
+    const by = (some, turn) => [...some].sort((a, b) => turn * (value(a) - value(b)) || b.t.length - a.t.length)[0];
+    const best = by(all, -1);
+    const worst = by(all.filter((one) => one !== best), 1);
     const words = scored.length > 1 ? ['Best video', 'Worst video'] : ['Surest video', 'Least sure video'];
-    return best === worst ? [] : [[words[0], best], [words[1], worst]];
+    return [[words[0], best], [words[1], worst]];
   }
 
   function drawCards() {

@@ -161,7 +161,7 @@ const lanes = (() => {
     const axis = make('div', 'row axis-row');
     axis.append(make('div', 'name'), make('div', 'lanes'));
     root.append(axis);
-    const width = axis.lastChild.clientWidth;
+    const width = Math.floor(axis.lastChild.getBoundingClientRect().width);
     axis.lastChild.append(tickRow(view, length, width));
 
     const names = new Map(); // label -> bars by kind, empty for a label that was only asked for

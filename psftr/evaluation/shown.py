@@ -19,10 +19,11 @@ def shown_from(predictions: Predictions) -> float:
     if isinstance(stated, int | float):
         return float(stated)
     scores = sorted((d.score for found in predictions.detections.values() for d in found), reverse=True)
+    limit = MOST_ON_AVERAGE * len(predictions.detections)
     if not scores:
         return 0.0
-    last = scores[min(len(scores), MOST_ON_AVERAGE * len(predictions.detections)) - 1]
-    return max(SHARE_OF_BEST * scores[0], last) if scores[0] > 0 else last
+    least = SHARE_OF_BEST * scores[0] if scores[0] > 0 else scores[-1]
+    return max(least, scores[limit - 1]) if len(scores) > limit else least
 
 
 def threshold_text(predictions: Predictions, asked: float | None = None) -> str:

@@ -75,7 +75,7 @@ def draw_timeline(
     least_s = LEAST_PX * duration_s / ((_WIDTH_IN - 2.0) * _DPI)
     axes = grid[-1] if grid else figure.axes[-1]
     for part, (label, truth, found, lanes) in zip(grid, rows):
-        _draw_row(part, label, truth, found, lanes, colours[label], best, least_s)
+        _draw_row(part, label, truth, found, lanes, colours[label], best, least_s, duration_s)
     if not rows:
         axes.set_yticks([])
         axes.text(0.5, 0.5, "nothing found", ha="center", va="center", transform=axes.transAxes, color=SOFT)
@@ -169,6 +169,12 @@ def _draw_curves(axes: Axes, curves: Mapping[str, Curve], colours: Mapping[str, 
     axes.grid(linewidth=0.3, alpha=0.6)
 
 
+def _extent(one: Action | Detection, least_s: float, duration_s: float) -> tuple[float, float]:
+    """(left end, length) of a bar that is long enough to be seen, and not beyond the end of the video."""
+    long_s = max(least_s, one.end_s - one.start_s)
+    return min(one.start_s, max(0.0, duration_s - long_s)), long_s
+
+
 def _draw_row(
     axes: Axes,
     label: str,
@@ -178,6 +184,7 @@ def _draw_row(
     colour: str,
     best: float,
     least_s: float,
+    duration_s: float,
 ) -> None:
     """least_s: no bar is drawn shorter."""
     lanes_above = bool(truth)
@@ -185,11 +192,13 @@ def _draw_row(
         axes.annotate("nothing found", (0, 0), xytext=(2, 0), textcoords="offset points", va="center", fontsize=6.5,
                       color=SOFT)  # fmt: skip
     for action in truth:
-        axes.barh(0, max(least_s, action.end_s - action.start_s), left=action.start_s, height=0.8, color=TRUTH_COLOUR)
+        left, long_s = _extent(action, least_s, duration_s)
+        axes.barh(0, long_s, left=left, height=0.8, color=TRUTH_COLOUR)
     for d, lane in zip(found, lanes):
         surely = 0.3 + 0.7 * max(0.0, d.score / best) if best > 0 else 0.6
         place = lane + lanes_above
-        axes.barh(place, max(least_s, d.end_s - d.start_s), left=d.start_s, height=0.8, color=colour, alpha=surely)
+        left, long_s = _extent(d, least_s, duration_s)
+        axes.barh(place, long_s, left=left, height=0.8, color=colour, alpha=surely)
         if lane == 0:
             axes.annotate(
                 f"{d.score:.2g}", (max(0.0, d.start_s), place), xytext=(2, 0), textcoords="offset points",

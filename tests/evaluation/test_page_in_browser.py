@@ -171,12 +171,13 @@ def test_the_story_is_above_the_fold(tab, two_methods, truth, found):
         assert len(bottoms) == 4
         assert max(bottoms) <= 900, path
         assert tab.run("return document.querySelector('#rows').getBoundingClientRect().top") < 900  # not at the 3,500th
-        below = (
-            "return [...document.querySelectorAll('details')].map((e) => [e.open, e.getBoundingClientRect().top > 900])"
+        rows = "document.querySelector('#rows').getBoundingClientRect().bottom"
+        facts = (
+            "[...document.querySelectorAll('.of-file details, #results details')].filter((e) => e.checkVisibility())"
         )
-        facts = tab.run(below)
-        assert facts
-        assert all(one == [False, True] for one in facts), "facts are folded, below"
+        folded = tab.run(f"return {facts}.map((e) => !e.open && e.getBoundingClientRect().top > {rows})")
+        assert folded
+        assert all(folded)
     tab.open(two_methods, width=1280, height=900)
     words = tab.run("return [...document.querySelectorAll('.card')].map((e) => e.innerText.replace(/\\s+/g, ' '))")
     assert words[0].startswith("Best video: t2 AP 50.0 %, 1 of 2 actions found, 2 detections")

@@ -83,3 +83,43 @@ def test_frames_are_cropped_not_squeezed():
     wide = np.zeros((100, 200, 3), dtype=np.uint8)
     assert timeline._cropped(wide, 1.0).shape == (100, 100, 3)
     assert timeline._cropped(wide, 4.0).shape == (50, 200, 3)
+
+
+@pytest.mark.parametrize(
+    ("duration_s", "ticks"),
+    [
+        (10.0, ["0", "1", "2", "3", "4", "5", "6", "7", "8", "9", "10"]),
+        (27.77, ["0", "2", "4", "6", "8", "10", "12", "14", "16", "18", "20", "22", "24", "26"]),
+        (200.0, ["0:00", "0:15", "0:30", "0:45", "1:00", "1:15", "1:30", "1:45", "2:00", "2:15", "2:30", "2:45", "3:00",
+                 "3:15"]),
+        (9000.0, ["0:00:00", "0:15:00", "0:30:00", "0:45:00", "1:00:00", "1:15:00", "1:30:00", "1:45:00", "2:00:00",
+                  "2:15:00", "2:30:00"]),
+    ],
+)  # fmt: skip
+def test_ticks_are_round(tmp_path, figures, duration_s, ticks):
+    draw_timeline(tmp_path / "v.png", title="v", duration_s=duration_s, detections=[found("run", 1, 2, 0.9)])
+    assert [label.get_text() for label in figures[0].axes[-1].get_xticklabels()] == ticks
+
+
+def test_a_short_action_of_a_long_video_is_two_pixels_wide(tmp_path, figures):
+    path = draw_timeline(
+        tmp_path / "v.png",
+        title="v",
+        duration_s=9000,
+        detections=[found("run", 100, 100.1, 0.9), found("run", 8999.9, 9000, 0.9)],
+        ground_truth=[Action(50, 50.1, "run")],
+    )
+    (row,) = figures[0].axes
+    width_px = Image.open(path).width * row.get_position().width
+    for bar in row.patches:
+        assert bar.get_width() / 9000 * width_px >= 2
+        assert bar.get_x() + bar.get_width() <= 9000
+
+
+def test_every_searched_label_has_a_row(tmp_path, figures):
+    draw_timeline(
+        tmp_path / "v.png", title="v", duration_s=5, detections=[found("run", 1, 2, 0.9)], searched=["jump", "run"]
+    )
+    run, jump = figures[0].axes
+    assert [axes.get_yticklabels()[0].get_text() for axes in (run, jump)] == ["run", "jump"]
+    assert [text.get_text() for text in jump.texts] == ["nothing found"]
