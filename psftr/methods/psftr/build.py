@@ -35,7 +35,6 @@ from psftr.methods.psftr.settings import (
     MatcherSettings,
     ModelSettings,
     PostprocessSettings,
-    WindowSettings,
 )
 from psftr.methods.psftr.sgqg import (
     SGQG,
@@ -72,7 +71,7 @@ from psftr.methods.psftr.ssae import (
     Unread,
     VisualSynergy,
 )
-from psftr.settings import to_dict
+from psftr.settings import WindowSettings, to_dict
 
 __all__ = [
     "NetworkConfig",
