@@ -54,9 +54,7 @@ class DetectionCriterion(nn.Module):
 
     def forward(self, outputs: PointOutputs, batch: Batch) -> DetectionLosses:
         size, num_classes = batch.features.shape[1], outputs.class_logits.shape[-1]
-        truth = assign(
-            batch.targets, self.levels, size=size, num_classes=num_classes, centre_radius=self.centre_radius
-        )
+        truth = assign(batch.targets, self.levels, size=size, num_classes=num_classes, centre_radius=self.centre_radius)
         counts = ~outputs.is_padding & ~of_points(batch.is_ignored, self.levels)
         is_positive = truth.is_positive & counts
         focal = self.class_loss(outputs.class_logits, truth.classes).sum(-1) * counts

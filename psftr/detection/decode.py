@@ -99,7 +99,7 @@ class Decoder:
 
 
 def vote(kept: Tensor, kept_labels: Tensor, segments: Tensor, labels: Tensor, scores: Tensor, *, threshold: float):
-    """Each kept segment [M,2] -> the mean of the candidates [N,2] of its class with tIoU >= threshold, by score * tIoU."""
+    """Each kept segment [M,2] -> mean of the candidates [N,2] of its class with tIoU >= threshold, by score * tIoU."""
     overlap = tiou_pairwise(kept, segments)  # [M,N]
     weights = torch.where((overlap >= threshold) & (kept_labels[:, None] == labels), overlap * scores, 0.0)
     total = weights.sum(-1, keepdim=True)

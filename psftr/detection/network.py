@@ -1,4 +1,4 @@
-"""The detector: F_vis from the features, and from it (or from what was added to it) a class and boundaries per point."""
+"""The detector: F_vis from the features, and from it, or from more, a class and boundaries for every point."""
 
 from __future__ import annotations
 
@@ -120,6 +120,6 @@ def build_detector(settings: DetectorSettings, *, feature_dim: int, num_classes:
 
 
 def rebuild_detector(facts: Mapping[str, Any]) -> Detector:
-    """A detector of the sizes that a checkpoint's facts state: feature_dim, num_classes and `detector`, its settings."""
+    """A detector of the sizes in a checkpoint's facts: feature_dim, num_classes and `detector`, its settings."""
     settings = from_dict(DetectorSettings, facts["detector"])
     return build_detector(settings, feature_dim=facts["feature_dim"], num_classes=facts["num_classes"])

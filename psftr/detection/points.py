@@ -49,7 +49,7 @@ def of_points(rows: Tensor, levels: Sequence[Level]) -> Tensor:
 
 
 def of_rows(points: Tensor, levels: Sequence[Level], size: int) -> Tensor:
-    """Values of points [B,P] -> [B,T]: for each row the sum over levels of the value of the point that stands for it."""
+    """Values of points [B,P] -> [B,T]: of each row the sum over levels of the point that stands for it."""
     parts = points.split([level.num_points(size) for level in levels], dim=1)
     spread = [part.repeat_interleave(level.stride, dim=1)[:, :size] for part, level in zip(parts, levels)]
     return torch.stack(spread).sum(0)

@@ -17,7 +17,8 @@ _known: dict[tuple[str, int, int], str] = {}
 def find_weights(name: str, *, key: str = "backend.model") -> str:
     """The folder of a model: one that was given, or the hub's (fetched, or kept from before).
 
-    key: the setting that names it. Raises PsftrError within seconds where a hub name is neither kept here nor within reach.
+    key: the setting that names it. Raises PsftrError within seconds where a hub name is neither kept here nor within
+    reach.
     """
     if Path(name).is_dir():
         return name

@@ -54,7 +54,8 @@ class Training:
 
     facts: `Provenance.training`, the counts of the training itself. summary: further counts for run.json.
     network_facts: what it takes to build the network again, plain values. callbacks: the method's own, for Lightning.
-    text: of the training's class names; None for a method without `reads_text`. lines: what to tell the user before the first epoch.
+    lines: what to tell the user before the first epoch. text: of the training's class names; None for a method without
+    `reads_text`.
     """
 
     module: pl.LightningModule
@@ -107,6 +108,8 @@ class Method:
     settings: a settings class whose fields are groups; each becomes a key of the configuration beside the shared ones.
     reads_text: False for a method that takes no embeddings of names, so that any features do.
     inference_groups: those of them that a user may change when a trained network is used.
+    condition: a word for predictions made under another condition than the network was trained for, such as
+    "mismatched", for they get a file of their own; "" for its own condition.
     audit: (row, detections by video) of every question that `psftr evaluate audit=true` asks of a trained network.
     """
 
@@ -116,6 +119,7 @@ class Method:
     training: Callable[[TrainingSetup], Training] | None = None
     inference_groups: tuple[str, ...] = ()
     reads_text: bool = True
+    condition: Callable[[Any], str] = lambda own: ""
     audit: Callable[[AuditSetup], Iterator[tuple[str, Mapping[str, tuple[Detection, ...]]]]] | None = None
 
     @property

@@ -72,7 +72,9 @@ def _localizer(setup: LocalizerSetup) -> DetectionLocalizer:
 
     saved = setup.saved
     if saved is None:
-        raise PsftrError("actionformer is a trained method: give a run of `psftr train`, a model folder or a checkpoint")
+        raise PsftrError(
+            "actionformer is a trained method: give a run of `psftr train`, a model folder or a checkpoint"
+        )
     network = rebuild_detector(saved.facts["network"])
     saved.fill(network)
     return DetectionLocalizer(

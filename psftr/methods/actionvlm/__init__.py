@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from psftr.methods import LocalizerSetup, Method, Training, TrainingSetup
 from psftr.methods.actionvlm.settings import ActionVlmSettings
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from psftr.detection.localizer import DetectionLocalizer
+    from psftr.methods.actionvlm.network import ActionVlm
 
 
 def _training(setup: TrainingSetup) -> Training:
@@ -65,32 +68,29 @@ def _training(setup: TrainingSetup) -> Training:
     )
 
 
-def _groups(network, own):  # type: ignore[no-untyped-def]
+def _groups(network: ActionVlm, own: ActionVlmSettings) -> list[dict[str, Any]]:
+    """The language model learns at its own rate; the rest, the stream's projections and tokens too, as the detector."""
     from psftr.detection.module import parameter_groups
 
-    decay, language = own.learning.weight_decay, network.language
-    groups = parameter_groups(
-        network, name="detector", lr=own.learning.lr, weight_decay=decay,
-        without=language.language_model if language is not None else None,
-    )  # fmt: skip
-    if language is not None:
-        groups += parameter_groups(
-            language.language_model, name="language", lr=own.language.rate, weight_decay=decay, without=None
-        )
+    decay = own.learning.weight_decay
+    model = network.language.language_model if network.language is not None else None
+    groups = parameter_groups(network, name="detector", lr=own.learning.lr, weight_decay=decay, without=model)
+    if model is not None:
+        groups += parameter_groups(model, name="language", lr=own.language.rate, weight_decay=decay, without=None)
     return groups
 
 
-def _in_words(network, own) -> str:  # type: ignore[no-untyped-def]
-    def millions(module, *, trained: bool = False) -> str:  # type: ignore[no-untyped-def]
-        return f"{sum(p.numel() for p in module.parameters() if p.requires_grad or not trained) / 1e6:.1f} M"
-
-    told = f"ActionVLM detector {millions(network.detector)} parameters"
+def _in_words(network: ActionVlm, own: ActionVlmSettings) -> str:
+    told = f"ActionVLM {_millions(network.detector)} parameters in the detector"
     if network.language is None:
         return f"{told}, vision only: no language model is loaded"
     model = network.language.language_model
-    return (
-        f"{told}; language model {own.language.model} {millions(model)}, {millions(model, trained=True)} of them trained"
-    )
+    trained = sum(p.numel() for p in model.parameters() if p.requires_grad) / 1e6
+    return f"{told}; language model {own.language.model} {_millions(model)}, {trained:.1f} M of them trained"
+
+
+def _millions(module: nn.Module) -> str:
+    return f"{sum(p.numel() for p in module.parameters()) / 1e6:.1f} M"
 
 
 def _localizer(setup: LocalizerSetup) -> DetectionLocalizer:
@@ -125,4 +125,5 @@ METHOD = Method(
     training=_training,
     inference_groups=("detections", "mismatch"),
     reads_text=False,
+    condition=lambda own: "mismatched" if own.mismatch.descriptions else "",
 )

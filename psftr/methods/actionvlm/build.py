@@ -25,7 +25,7 @@ SPECIAL = {"separate": (1, 2, 3), "shared": (1, 1, 2), "frames": (0, 0, 0)}
 
 @dataclass(frozen=True, kw_only=True)
 class NetworkFacts:
-    """All that decides the network. descriptions: None where only names are told. weights: those of the language model."""
+    """All that decides the network. descriptions: None: only names are told. weights: of the language model."""
 
     feature_dim: int
     class_names: tuple[str, ...]

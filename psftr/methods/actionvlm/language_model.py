@@ -42,11 +42,22 @@ class LanguageModel(nn.Module):
         """Token ids [...] -> [..., width]."""
         return self.model.get_input_embeddings()(ids)
 
-    def forward(self, embeddings: Tensor, is_padding: Tensor) -> Tensor:
-        """embeddings [B,N,width], is_padding [B,N] -> last hidden states [B,N,width] float32."""
-        read = self.model.base_model(
-            inputs_embeds=embeddings.to(self.model.dtype), attention_mask=(~is_padding).long(), use_cache=False
-        )
+    def forward(self, words: Tensor, embeddings: Tensor, is_padding: Tensor) -> Tensor:
+        """words [P,width] that all rows begin with, then embeddings [B,N,width]; is_padding [B,N].
+
+        Returns the last hidden states of the latter, [B,N,width] float32. The words go through the model once, and
+        their keys and values serve all rows; gradient checkpointing keeps none, so then each row reads them itself.
+        """
+        batch, model = len(embeddings), self.model.base_model
+        mask = torch.cat([is_padding.new_ones(batch, len(words)), ~is_padding], dim=1).long()
+        if self.training and self.model.is_activation_checkpointing:
+            whole = torch.cat([words.expand(batch, -1, -1), embeddings], dim=1).to(self.model.dtype)
+            read = model(inputs_embeds=whole, attention_mask=mask, use_cache=False).last_hidden_state
+            return read[:, len(words) :].float()
+        kept = model(inputs_embeds=words[None].to(self.model.dtype), use_cache=True).past_key_values
+        kept.batch_repeat_interleave(batch)
+        embeddings = embeddings.to(self.model.dtype)
+        read = model(inputs_embeds=embeddings, attention_mask=mask, past_key_values=kept, use_cache=True)
         return read.last_hidden_state.float()
 
     def logits(self, hidden: Tensor) -> Tensor:
@@ -125,7 +136,7 @@ def load_language_model(settings: LanguageSettings, folder: str | None) -> Langu
     elif settings.tuning == "frozen":
         model.requires_grad_(False)
     if settings.saves_memory:
-        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        model.activation_checkpointing_enable()
     return LanguageModel(model=model, tokenizer=tokenizer)
 
 

@@ -18,11 +18,9 @@ class LanguageSettings(Checked):
     model: str = setting(
         "Qwen/Qwen2.5-1.5B", "a causal language model: folder, hub name, or tiny (random weights, nothing to download)"
     )
-    tuning: str = setting(
-        "lora", "what of the language model is trained", choices=("lora", "frozen", "full")
-    )  # fmt: skip
+    tuning: str = setting("lora", "what of the language model is trained", choices=("lora", "frozen", "full"))
     rank: int = setting(128, "of lora: rank", least=1)
-    alpha: float = setting(256.0, "of lora: scale, in ranks", above=0)
+    alpha: int = setting(256, "of lora: scale, in ranks", least=1)
     weights: str = setting("auto", "number format of frozen weights", choices=("auto", "float32", "bfloat16"))
     saves_memory: bool = setting(True, "gradient checkpointing: activations are computed twice, and not kept")
     rate: float = setting(5e-6, "learning rate of the language model", above=0)

@@ -54,15 +54,15 @@ class LanguageStream(nn.Module):
         frames = self._frames(visual)  # [B, T*S, H]
         answer, scored = self._answer(sentences, batch)  # [B,A] ids and whether they count
         self._check_length(len(self.before) + frames.shape[1] + len(self.after) + answer.shape[1], size)
-        words = [self.language_model.embed(ids).expand(batch, -1, -1) for ids in (self.before, self.after)]
-        embeddings = [words[0], frames.to(words[0].dtype), words[1], self.language_model.embed(answer)]
+        embed = self.language_model.embed
+        after = embed(self.after).expand(batch, -1, -1)
         frame_padding = is_padding.repeat_interleave(self.per_frame, dim=1)
-        word_padding = [is_padding.new_zeros(batch, part.shape[1]) for part in words]
         hidden = self.language_model(
-            torch.cat(embeddings, dim=1), torch.cat([word_padding[0], frame_padding, word_padding[1], ~scored], dim=1)
+            embed(self.before),
+            torch.cat([frames.to(after.dtype), after, embed(answer)], dim=1),
+            torch.cat([frame_padding, is_padding.new_zeros(batch, after.shape[1]), ~scored], dim=1),
         )
-        first = len(self.before)
-        read = hidden[:, first : first + frames.shape[1]].view(batch, size, self.per_frame, -1)
+        read = hidden[:, : frames.shape[1]].view(batch, size, self.per_frame, -1)
         of_token = {place: self.out(read[:, :, place]) for place in dict.fromkeys(self.special)}
         for_classes, for_locations, for_advantage = (of_token[place] for place in self.special)
         text_loss = None
