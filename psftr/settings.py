@@ -73,11 +73,32 @@ class DatasetSettings(Checked):
 class SplitSettings(Checked):
     """Which classes are seen in training and which are looked for in the test."""
 
-    kind: str = setting("published", "where the split comes from", choices=("published", "random", "file"))
-    ratio: int = setting(75, "share of the classes that is seen", unit="%", above=0, below=100)
+    kind: str = setting(
+        "published",
+        "where the split comes from; closed: every class is trained on and looked for",
+        choices=("published", "random", "file", "closed"),
+    )
+    ratio: int = setting(75, "share of the classes that is seen; 100 with kind=closed", unit="%", above=0, most=100)
     index: int = setting(0, "which of the splits of this ratio; ten are published", least=0)
     seed: int = setting(0, "of kind=random: names the series of splits", least=0)
     file: str | None = setting(None, "of kind=file: YAML with the lists `seen` and `unseen`")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.ratio == 100 and self.kind in ("published", "random"):
+            raise PsftrError("ratio must be below 100, got 100 (split=closed trains on every class)")
+
+
+@dataclass(frozen=True, kw_only=True)
+class WindowSettings(Checked):
+    """How videos become windows."""
+
+    mode: str = setting("slide", "slide cuts windows, rescale makes one of the video", choices=("slide", "rescale"))
+    size: int = setting(128, "length of a window", unit="rows", least=1)
+    train_overlap: float = setting(0.75, "overlap of neighbouring training windows", least=0, below=1)
+    test_overlap: float = setting(0.25, "overlap of neighbouring windows in inference", least=0, below=1)
+    min_inside: float = setting(0.75, "share of an action that must lie in a window to be its target", least=0, most=1)
+    min_action_s: float = setting(0.0, "an action of this length or less is no training target", unit="s", least=0)
 
 
 @dataclass(frozen=True, kw_only=True)

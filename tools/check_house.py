@@ -33,6 +33,7 @@ RANKS = (  # the lowest first; rooms of one rank do not import each other
     {"predictions"},
     {"features", "language_models", "checkpoints"},
     {"data"},
+    {"detection"},
     {"methods", "evaluation"},
     {"engine"},
     {"api", "bench"},

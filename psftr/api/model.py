@@ -168,7 +168,7 @@ class Model(HubModel):
             assert features is not None
             inputs = open_features(features, video_ids, encoder=partial(self._encoder_of, given_text))
             self._refuse_other_features(inputs.store)
-        embeddings = self._embed(names, given_text, inputs.store, prompt)
+        embeddings = self._embed(names, given_text, inputs.store, prompt) if self.method.reads_text else None
         localizer = build_localizer(self.saved, embeddings, device=self.device)
         kept = partial(_kept, threshold=threshold, most=max_per_video)
         detections, failed, is_complete = _search(localizer, inputs, names, kept, on_video, returns_on_interrupt)
@@ -185,7 +185,7 @@ class Model(HubModel):
             shortfalls=inputs.shortfalls,
             threshold=threshold,
             is_complete=is_complete,
-            curves=partial(_curves, inputs, localizer, embeddings, names),
+            curves=partial(_curves, inputs, localizer, embeddings, names) if embeddings else None,
         )
 
     def stream(
@@ -206,8 +206,10 @@ class Model(HubModel):
         names = _checked_labels(labels)
         given_text = self._given_text(names, text, prompt)
         encoder = self._open_encoder(self.encoder)
-        embeddings = given_text or embed_names(names, encoder=encoder, template=prompt or self.prompt)
-        check_compatible(embeddings, encoder.identity, encoder.dim)
+        embeddings = None
+        if self.method.reads_text:
+            embeddings = given_text or embed_names(names, encoder=encoder, template=prompt or self.prompt)
+            check_compatible(embeddings, encoder.identity, encoder.dim)
         localizer = build_localizer(self.saved, embeddings, device=self.device)
         found = stream_detections(video, localizer, names, encoder=encoder, stride=stride or trained_stride(self.facts))
         return (d for d in found if threshold is None or d.score >= threshold)
@@ -281,7 +283,7 @@ class Model(HubModel):
     def _provenance(
         self,
         store: FeatureStore,
-        text: TextEmbeddings,
+        text: TextEmbeddings | None,
         names: tuple[str, ...],
         threshold: float | None,
         max_per_video: int | None,
@@ -297,7 +299,7 @@ class Model(HubModel):
             # Only the very classes of its split are a test of a trained network; free words are no split at all.
             split=split if set(names) == set(split.get("unseen") or ()) else None,
             features=store.provenance(),
-            text=text.provenance(),
+            text=text.provenance() if text else None,
             training=self.facts.get("training"),
         )
 

@@ -11,6 +11,7 @@ examples:
   psftr prepare activitynet13 --simulate-features --subset validation --limit 500
   psftr prepare thumos14 --features CLIP/ --encoder open_clip:ViT-B-16:openai
   psftr prepare synthetic --seed 1 --out data/synthetic-1         the embedded default, with another seed
+  psftr prepare synthetic --twins --out data/twins                classes that differ in the order of motions only
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from psftr.cli.folders import no_remains, writable_folder
 from psftr.cli.progress import counter, progress
 
 # which flags go with what; they are refused elsewhere, where they would do nothing
-WORLD = ("seed", "dim", "num_train", "num_test")
+WORLD = ("seed", "dim", "num_train", "num_test", "twins", "noise")
 SIMULATION = ("seed", "dim", "subset", "limit")
 ARRAYS = ("info", "encoder", "stride")
 REAL = ("source", "base_url", "features", "simulate_features", "subset", "limit", *ARRAYS)
@@ -53,6 +54,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--dim", type=number(int, least=64), help="of synthetic features and worlds")
     add("--num-train", type=number(int, least=1), help="training videos of the synthetic world")
     add("--num-test", type=number(int, least=1), help="test videos of the synthetic world")
+    add("--twins", action="store_true", default=None, help="synthetic world of classes that differ in order only")
+    add("--noise", action="store_true", default=None, help="synthetic world whose descriptions mean nothing")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -61,7 +64,7 @@ def run(args: argparse.Namespace) -> int:
     if args.dataset == "synthetic":
         _refuse(args, REAL, "is for real data sets")
     else:
-        _refuse(args, ("num_train", "num_test"), "is for `psftr prepare synthetic`")
+        _refuse(args, ("num_train", "num_test", "twins", "noise"), "is for `psftr prepare synthetic`")
         if not args.simulate_features:
             _refuse(args, SIMULATION, "needs --simulate-features")
         if not args.features:

@@ -16,13 +16,15 @@ from psftr.files import nearest_names, write_text
 from psftr.settings import SplitSettings
 
 HELD_OUT = "held-out seen classes"  # the source of a split inside the seen classes
+CLOSED = "closed"  # the source of the split with every class on both sides
 
 
 @dataclass(frozen=True)
 class ClassSplit:
     """Seen classes may be trained on, unseen ones are only ever tested. `ratio` is the percentage seen.
 
-    Raises PsftrError if a side is empty, a name is repeated or stands on both sides.
+    With source CLOSED both sides are all classes: those of the training are looked for. Raises PsftrError if a side is
+    empty, a name is repeated or, but for CLOSED, stands on both sides.
     """
 
     seen: tuple[str, ...]
@@ -38,6 +40,8 @@ class ClassSplit:
             repeated = [name for name, count in Counter(names).items() if count > 1]
             if repeated:
                 raise PsftrError(f"split {self.name}: {side} lists {_quoted(repeated)} more than once")
+        if self.source == CLOSED:
+            return
         both = sorted(set(self.seen) & set(self.unseen))
         if both:
             raise PsftrError(f"split {self.name}: {_quoted(both)} on both sides; a class must be on one only")
@@ -59,7 +63,9 @@ class ClassSplit:
 def open_split(settings: SplitSettings, *, splits_dir: str | Path, classes: Iterable[str]) -> ClassSplit:
     """The split that was asked for, checked against the annotated `classes`; published ones lie in `splits_dir`."""
     classes = tuple(classes)
-    if settings.kind == "published":
+    if settings.kind == CLOSED:
+        split = closed_split(classes)
+    elif settings.kind == "published":
         split = read_published_split(splits_dir, ratio=settings.ratio, index=settings.index)
     elif settings.kind == "random":
         split = random_split(classes, ratio=settings.ratio, index=settings.index, seed=settings.seed)
@@ -69,6 +75,12 @@ def open_split(settings: SplitSettings, *, splits_dir: str | Path, classes: Iter
         split = read_split_file(settings.file)
     split.check_against(classes)
     return split
+
+
+def closed_split(classes: Iterable[str]) -> ClassSplit:
+    """Every class is trained on, and every class is looked for."""
+    names = tuple(sorted(classes))
+    return ClassSplit(names, names, CLOSED, ratio=100, index=0)
 
 
 def read_published_split(splits_dir: str | Path, *, ratio: int, index: int) -> ClassSplit:

@@ -28,9 +28,11 @@ import torch
 
 from psftr import __version__
 from psftr.data.annotations import Action, Annotations, Video, write_annotations
+from psftr.data.descriptions import write_descriptions
 from psftr.data.record import NAME, read_record, write_record
 from psftr.data.splits import ClassSplit, write_published_splits
 from psftr.data.synthetic_distractors import Repertoire, distractors_in_gaps
+from psftr.data.synthetic_order import noise_descriptions, order_descriptions, twin_classes
 from psftr.data.synthetic_space import (
     Composition,
     Event,
@@ -71,6 +73,7 @@ def _parse(name: str) -> Composition:
 
 CLASSES = tuple(_parse(" ".join(name.split())) for name in _ACTIVITIES.split(","))
 REPERTOIRE = Repertoire(CLASSES, scenes_named=True)
+TWINS = Repertoire(twin_classes(), scenes_named=True)
 
 
 def encoder_name(seed: int, dim: int) -> str:
@@ -83,16 +86,18 @@ def generator_facts() -> dict[str, Any]:
     return {"version": GENERATOR_VERSION, "recipe": hashlib.sha256(repr(Recipe()).encode()).hexdigest()[:16]}
 
 
-def plan_actions(main: Composition, duration_s: float, rng: np.random.Generator) -> list[Event]:
+def plan_actions(
+    main: Composition, duration_s: float, rng: np.random.Generator, repertoire: Repertoire = REPERTOIRE
+) -> list[Event]:
     """Actions and distractors of one video: log-normal lengths of 1 to 10 s, gaps short and long.
 
     A third of the videos has a second class, half of the time one that differs from `main` in a word.
     """
     second = main
     if rng.random() < 0.35:
-        near = REPERTOIRE.near_class(main, rng) if rng.random() < 0.5 else None
-        second = near or CLASSES[rng.integers(len(CLASSES))]
-    strangers = [c for c in (REPERTOIRE.near(main, rng), REPERTOIRE.far(rng)) if c is not None]
+        near = repertoire.near_class(main, rng) if rng.random() < 0.5 else None
+        second = near or repertoire.classes[rng.integers(len(repertoire.classes))]
+    strangers = [c for c in (repertoire.near(main, rng), repertoire.far(rng)) if c is not None]
     events: list[Event] = []
     cursor_s = float(np.clip(rng.lognormal(0.9, 0.9), 0.3, 12.0))
     while True:
@@ -130,7 +135,11 @@ def draw_splits(seed: int) -> list[ClassSplit]:
 
 @dataclass(frozen=True, kw_only=True)
 class World:
-    """What decides a world: the same values make the same files."""
+    """What decides a world: the same values make the same files.
+
+    twins: classes come in pairs that differ in the order of two motions only, which descriptions.json tells; such a
+    world has no published splits, it is for split=closed. noise: descriptions.json holds words that mean nothing.
+    """
 
     seed: int = 0
     num_train: int = 120
@@ -140,6 +149,8 @@ class World:
     fps: float = 30.0
     min_duration_s: float = 28.0
     max_duration_s: float = 62.0
+    twins: bool = False
+    noise: bool = False
 
     def __post_init__(self) -> None:
         if min(self.num_train, self.num_test, self.stride) < 1 or self.fps <= 0 or self.dim < 64:
@@ -149,7 +160,13 @@ class World:
 
     @property
     def generator(self) -> dict[str, Any]:
-        return {**generator_facts(), **asdict(self)}
+        # what is off is left out: worlds from before there was a choice stay as they are
+        own = {name: value for name, value in asdict(self).items() if value or name not in ("twins", "noise")}
+        return {**generator_facts(), **own}
+
+    @property
+    def repertoire(self) -> Repertoire:
+        return TWINS if self.twins else REPERTOIRE
 
 
 def ensure_world(root: str | Path, **sizes: Any) -> bool:
@@ -213,7 +230,8 @@ def plan_world(world: World) -> Plan:
             rng = seeded(world.seed, "plan", video_id)
             num_steps = int(rng.uniform(world.min_duration_s, world.max_duration_s) * world.fps / world.stride)
             duration_s = num_steps * world.stride / world.fps
-            events = plan_actions(CLASSES[number % len(CLASSES)], duration_s, rng)
+            classes = world.repertoire.classes
+            events = plan_actions(classes[number % len(classes)], duration_s, rng, world.repertoire)
             actions = tuple(Action(e.start_s, e.end_s, e.composition.name) for e in events if e.kind == "action")
             distractors[video_id] = [event for event in events if event.kind == "distractor"]
             videos[video_id] = Video(video_id, subset, duration_s, world.fps, actions)
@@ -224,10 +242,15 @@ def plan_world(world: World) -> Plan:
 def _write_world(folder: Path, world: World) -> dict[str, Any]:
     """Write every file but the record; returns the record's facts."""
     plan = plan_world(world)
-    splits = draw_splits(world.seed)
     folder.mkdir(parents=True)
     write_annotations(folder / "annotations.json", plan.annotations)
-    write_published_splits(folder / "splits", splits)
+    classes = world.repertoire.classes
+    if not world.twins:
+        write_published_splits(folder / "splits", draw_splits(world.seed))
+    if world.noise:
+        write_descriptions(folder / "descriptions.json", noise_descriptions(classes, seed=world.seed))
+    elif world.twins:
+        write_descriptions(folder / "descriptions.json", order_descriptions(classes))
     simulate_features(
         plan.annotations,
         plan.timelines,
@@ -235,7 +258,7 @@ def _write_world(folder: Path, world: World) -> dict[str, Any]:
         folder / "text.h5",
         seed=world.seed,
         dim=world.dim,
-        repertoire=REPERTOIRE,
+        repertoire=world.repertoire,
         distractors=plan.distractors,
     )
     files = sorted(path for path in folder.rglob("*") if path.is_file())
@@ -244,7 +267,7 @@ def _write_world(folder: Path, world: World) -> dict[str, Any]:
         "synthetic": True,
         "created_by": f"psftr {__version__}",
         "generator": world.generator,
-        "counts": {TRAIN_SUBSET: world.num_train, TEST_SUBSET: world.num_test, "classes": len(CLASSES)},
+        "counts": {TRAIN_SUBSET: world.num_train, TEST_SUBSET: world.num_test, "classes": len(classes)},
         "troubles": {},
         "files": {path.relative_to(folder).as_posix(): sha256_of(path) for path in files},
     }

@@ -59,6 +59,8 @@ _NUM_SCENES = 4  # a real class name says nothing about the scene: one of so man
 NAME_QUANTILES = (0.0, 0.02, 0.05, 0.10, 0.25, 0.50, 0.75, 0.90, 1.0)
 NAME_COSINES = (0.662, 0.756, 0.761, 0.777, 0.812, 0.834, 0.852, 0.870, 0.891)
 _MEAN_SQUARED_COSINE = 0.688  # of the same names
+THEN = " then "  # between the motions of a class that has two, one after the other
+_PAUSE = 0.2  # share of such an action between them
 _IDLE_MOTIONS = ("walking", "waiting", "turning", "pointing", "bending", "waving")
 
 
@@ -181,7 +183,9 @@ class Space:
         """[dim] of length TEXT_NORM: the class sentence; `on_topic=False` makes it one about something else."""
         recipe, rng = self.recipe, seeded(self.seed, "class", composition.name)
         of_motion, of_object, of_scene = recipe.agreement
-        words = 0.62 * self.heard("motion", composition.motion, of_motion)
+        motions = composition.motion.split(THEN)  # a bag of words: their order is not heard
+        heard = [self.heard("motion", motion, of_motion) for motion in sorted(motions)]
+        words = 0.62 * (heard[0] if len(heard) == 1 else _unit(np.sum(heard, axis=0)))
         words += 0.60 * _unit(np.sum([self.heard("object", word, of_object) for word in composition.objects], axis=0))
         words += 0.50 * self.heard("scene", composition.scene, of_scene)
         return self.sentence(words, rng, on_topic=on_topic)
@@ -245,6 +249,14 @@ def _amount(times_s: np.ndarray, event: Event, fade_s: float) -> np.ndarray:
     return rise * np.clip((event.end_s - times_s) / fade_s + 0.5, 0, 1)
 
 
+def _in_turn(motion: str, amount: np.ndarray, place: np.ndarray) -> list[tuple[str, np.ndarray]]:
+    """(motion, how much of it [T]): one after the other with a pause between; `place` [T] is 0 to 1 in the event."""
+    motions = motion.split(THEN)
+    if len(motions) == 1:
+        return [(motion, amount)]
+    return [(motions[0], amount * (place < 0.5 - _PAUSE / 2)), (motions[1], amount * (place >= 0.5 + _PAUSE / 2))]
+
+
 def _wander(rng: np.random.Generator, steps: int, width: int, step_s: float, time_constant_s: float) -> np.ndarray:
     """[steps, width] stationary Ornstein-Uhlenbeck processes of variance one, sampled every `step_s`."""
     keep = math.exp(-step_s / time_constant_s)
@@ -277,10 +289,11 @@ def render(
         add(key, own, strength)
 
     def add_motion(event: Event, amount: np.ndarray) -> None:
-        since_s, length_s, motion = times_s - event.start_s, event.end_s - event.start_s, event.composition.motion
+        since_s, length_s = times_s - event.start_s, event.end_s - event.start_s
         beat = 2 * math.pi * (rng.uniform(0.4, 1.4) * since_s + rng.uniform())
-        add(("motion", motion), space.word("motion", motion), recipe.motion * amount * (0.8 + 0.3 * np.sin(beat)))
-        add(("turn", motion), space.word("motion turned", motion), recipe.motion * 0.5 * amount * np.cos(beat))
+        for motion, now in _in_turn(event.composition.motion, amount, since_s / length_s):
+            add(("motion", motion), space.word("motion", motion), recipe.motion * now * (0.8 + 0.3 * np.sin(beat)))
+            add(("turn", motion), space.word("motion turned", motion), recipe.motion * 0.5 * now * np.cos(beat))
         if event.kind != "background":
             add("course", space.course, recipe.course * amount)
         if event.kind in _ACTIONS:

@@ -133,7 +133,8 @@ def run_job(run: RunFolder, settings: EvaluateSettings, given: Mapping[str, Any]
     if common.protocol == "peer" and protocol == "clean":
         raise PsftrError(f"{run.path} chose its checkpoint on the test classes: protocol=clean cannot score it")
     dataset = asked_of(dataset, common, settings.classes)
-    file = run.path / ("predictions.json" if settings.classes == "unseen" else "predictions-held-out.json")
+    words = ["predictions", *filter(None, ["held-out" * (settings.classes != "unseen"), method.condition(own)])]
+    file = run.path / f"{'-'.join(words)}.json"
     predictions = None if settings.redo else _predictions_of(run, file, config, protocol, groups)
     if predictions is None:
         saved = load_saved(run.path)
@@ -243,7 +244,8 @@ def group_by_setting(runs: Sequence[RunFolder]) -> dict[str, list[RunFolder]]:
         label = ", ".join(f"{key}={lookup(config, key)}" for key in varying)
         if config.get("setting") and "setting" in varying:
             ratio = f" · {config['split']['ratio']}" if "split.ratio" in varying else ""
-            label = config["setting"] + ratio
+            seed = f" · seed {config['seed']}" if "seed" in varying else ""
+            label = config["setting"] + ratio + seed
         groups.setdefault(label, []).append(run)
     return groups
 

@@ -59,7 +59,7 @@ def settings_of(saved: Saved | None) -> tuple[TrainSettings, Method, Any]:
     return read_config(TrainSettings, config)
 
 
-def build_localizer(saved: Saved | None, text: TextEmbeddings, *, device: str | torch.device) -> Localizer:
+def build_localizer(saved: Saved | None, text: TextEmbeddings | None, *, device: str | torch.device) -> Localizer:
     """Of a training as it lies on disk, with its own settings; without one, the training-free CLIP baseline.
 
     One trained under the peers' protocol is merged by our rules here.
@@ -72,7 +72,7 @@ def _localizer(
     common: CommonSettings,
     method: Method,
     own: Any,
-    text: TextEmbeddings,
+    text: TextEmbeddings | None,
     *,
     protocol: str,
     device: str | torch.device,
@@ -102,7 +102,9 @@ def localize_split(
 ) -> Predictions:
     """Detections of the unseen classes in the test videos of the data set's split, with what produced them."""
     unseen = dataset.split.unseen
-    text = class_text(unseen, store=dataset.store, root=dataset.root, settings=common.text)
+    text = None
+    if method.reads_text:
+        text = class_text(unseen, store=dataset.store, root=dataset.root, settings=common.text)
     localizer = _localizer(common, method, own, text, protocol=protocol, device=device, saved=saved)
     ids = dataset.test_videos(protocol, exclude=common.dataset.exclude)
     detections = dict(localize(localizer, dataset.store, ids, unseen))
@@ -111,7 +113,7 @@ def localize_split(
         method=method.name,
         checkpoint_rule=facts.get("checkpoint_rule", CHECKPOINT_NONE),
         config={**facts.get("config", {}), **to_dict(own), "protocol": protocol},
-        text=text.provenance(),
+        text=text.provenance() if text else None,
         training=facts.get("training"),
         **dataset.provenance(),
     )

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from psftr.data.annotations import Annotations
-from psftr.data.splits import HELD_OUT, ClassSplit
+from psftr.data.splits import CLOSED, HELD_OUT, ClassSplit
 from psftr.errors import PsftrError
 from psftr.evaluation.average_precision import (
     ApResult,
@@ -245,7 +245,7 @@ def _refuse_mismatch(
         return
     trained = provenance.checkpoint_rule != CHECKPOINT_NONE
     leaked = sorted(set(stated.seen) & set(split.unseen))
-    if trained and leaked:
+    if trained and leaked and (stated.source, split.source) != (CLOSED, CLOSED):
         raise PsftrError(
             f"the model behind these predictions was trained on {some(leaked)}, unseen in split {split.name}: "
             f"evaluate on the file's own split {stated.name}"

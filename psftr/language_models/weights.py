@@ -14,10 +14,11 @@ _DECIDING = (".json", ".safetensors", ".bin", ".model", ".jinja", ".txt")  # con
 _known: dict[tuple[str, int, int], str] = {}
 
 
-def find_weights(name: str) -> str:
+def find_weights(name: str, *, key: str = "backend.model") -> str:
     """The folder of a model: one that was given, or the hub's (fetched, or kept from before).
 
-    Raises PsftrError within seconds where a hub name is neither kept here nor within reach.
+    key: the setting that names it. Raises PsftrError within seconds where a hub name is neither kept here nor within
+    reach.
     """
     if Path(name).is_dir():
         return name
@@ -32,7 +33,7 @@ def find_weights(name: str) -> str:
     if reason is not None:
         raise PsftrError(
             f"the model {name} is neither a folder nor kept on this machine, and the hub does not help ({reason}): "
-            "give backend.model=FOLDER, or run once where the hub can be reached"
+            f"give {key}=FOLDER, or run once where the hub can be reached"
         )
     try:
         return snapshot_download(name)

@@ -54,14 +54,15 @@ class Training:
 
     facts: `Provenance.training`, the counts of the training itself. summary: further counts for run.json.
     network_facts: what it takes to build the network again, plain values. callbacks: the method's own, for Lightning.
-    lines: what to tell the user before the first epoch.
+    lines: what to tell the user before the first epoch. text: of the training's class names; None for a method without
+    `reads_text`.
     """
 
     module: pl.LightningModule
     data: pl.LightningDataModule
     network: nn.Module
     train_classes: tuple[str, ...]
-    text: TextEmbeddings
+    text: TextEmbeddings | None
     facts: Mapping[str, Any]
     network_facts: Mapping[str, Any] = field(default_factory=dict)
     summary: Mapping[str, Any] = field(default_factory=dict)
@@ -73,11 +74,11 @@ class Training:
 class LocalizerSetup:
     """What a localizer is made of. `own`: the method's settings. `saved`: a training's outcome, None without training.
 
-    `text` knows the names that will be looked for. `protocol` is clean or peer.
+    `text` knows the names that will be looked for; None for a method without `reads_text`. `protocol`: clean or peer.
     """
 
     own: Any
-    text: TextEmbeddings
+    text: TextEmbeddings | None
     saved: Saved | None
     protocol: str
     batch_size: int
@@ -105,7 +106,10 @@ class Method:
     """A method: its name, its settings, and how its localizer and, where it is trained, its training are built.
 
     settings: a settings class whose fields are groups; each becomes a key of the configuration beside the shared ones.
+    reads_text: False for a method that takes no embeddings of names, so that any features do.
     inference_groups: those of them that a user may change when a trained network is used.
+    condition: a word for predictions made under another condition than the network was trained for, such as
+    "mismatched", for they get a file of their own; "" for its own condition.
     audit: (row, detections by video) of every question that `psftr evaluate audit=true` asks of a trained network.
     """
 
@@ -114,6 +118,8 @@ class Method:
     localizer: Callable[[LocalizerSetup], Localizer]
     training: Callable[[TrainingSetup], Training] | None = None
     inference_groups: tuple[str, ...] = ()
+    reads_text: bool = True
+    condition: Callable[[Any], str] = lambda own: ""
     audit: Callable[[AuditSetup], Iterator[tuple[str, Mapping[str, tuple[Detection, ...]]]]] | None = None
 
     @property

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from psftr.errors import PsftrError
 from psftr.features.text import TextEmbeddings
-from psftr.methods import Method
+from psftr.methods import LocalizerSetup, Method
 from psftr.predictions import Detection, FrameFeatures
 from psftr.segments import soft_nms
 from psftr.settings import Checked, group, setting
@@ -180,8 +180,13 @@ def _outside_mean(signal: NDArray, first: int, last: int) -> float:
     return float(outside.mean()) if len(outside) else 0.0
 
 
+def _localizer(setup: LocalizerSetup) -> ClipBaseline:
+    assert setup.text is not None  # this method reads text
+    return ClipBaseline(text=setup.text, settings=setup.own.clip_baseline)
+
+
 METHOD = Method(
     name="clip_baseline",
     settings=ClipBaselineSettings,
-    localizer=lambda setup: ClipBaseline(text=setup.text, settings=setup.own.clip_baseline),
+    localizer=_localizer,
 )

@@ -85,6 +85,7 @@ def _localizer(setup: LocalizerSetup) -> PsftrLocalizer:
         raise PsftrError(f"{saved.where}: {error}") from None
     saved.fill(network)
     is_peer = setup.protocol == "peer"
+    assert setup.text is not None  # this method reads text
     return PsftrLocalizer(
         network=network,
         text=setup.text,

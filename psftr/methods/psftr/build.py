@@ -45,7 +45,6 @@ from psftr.methods.psftr.settings import (
     MatcherSettings,
     ModelSettings,
     PostprocessSettings,
-    WindowSettings,
 )
 from psftr.methods.psftr.sgqg import (
     SGQG,
@@ -81,7 +80,7 @@ from psftr.methods.psftr.ssae import (
     Unread,
     VisualSynergy,
 )
-from psftr.settings import to_dict
+from psftr.settings import WindowSettings, to_dict
 
 __all__ = [
     "NetworkConfig",

@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from psftr.errors import PsftrError
-from psftr.settings import Checked, group, setting
+from psftr.settings import Checked, WindowSettings, group, setting
 
 ADDING = ("residual", "mlp_residual")  # values of spde that add to the queries, so that a gate can weight it
 MAX_LOGIT_SCALE = 200.0  # twice CLIP's: a clamp at CLIP's own 100 would hold its starting value without gradient
@@ -22,18 +22,6 @@ CLASS_HEADS = {
     "attention_pool": "psftr.methods.psftr.heads:AttentionPoolClassifier",
 }
 """model.class_head -> its module, which names in its constructor the settings it wants."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class WindowSettings(Checked):
-    """How videos become windows."""
-
-    mode: str = setting("slide", "slide cuts windows, rescale makes one of the video", choices=("slide", "rescale"))
-    size: int = setting(128, "length of a window", unit="rows", least=1)
-    train_overlap: float = setting(0.75, "overlap of neighbouring training windows", least=0, below=1)
-    test_overlap: float = setting(0.25, "overlap of neighbouring windows in inference", least=0, below=1)
-    min_inside: float = setting(0.75, "share of an action that must lie in a window to be its target", least=0, most=1)
-    min_action_s: float = setting(0.0, "an action of this length or less is no training target", unit="s", least=0)
 
 
 @dataclass(frozen=True, kw_only=True)

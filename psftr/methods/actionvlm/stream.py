@@ -1,0 +1,106 @@
+"""Language features of frames: one pass of the language model over words, frames and special tokens (section 3.2).
+
+Legend: B windows, T rows, D width of the detector, H width of the language model, S tokens of a frame (1 to 4).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from psftr.errors import PsftrError
+from psftr.methods.actionvlm.language_model import LanguageModel
+from psftr.methods.actionvlm.prompt import ANSWER
+
+
+@dataclass(frozen=True)
+class LanguageFeatures:
+    """F_lang,cls, F_lang,loc and F_adv, each [B,T,D]. text_loss: L_tg of equation 8, None where no text was given."""
+
+    for_classes: Tensor
+    for_locations: Tensor
+    for_advantage: Tensor
+    text_loss: Tensor | None
+
+
+class LanguageStream(nn.Module):
+    """Each frame is its projected feature and the tokens [cls], [loc], [adv], between words that all windows share.
+
+    before, after: what is read before and after the frames. special: which token each feature is read from, as places
+    behind the frame's own (0: the frame itself); (1, 2, 3) is the paper's.
+    """
+
+    def __init__(
+        self, *, language_model: LanguageModel, dim: int, before: str, after: str, special: tuple[int, int, int]
+    ) -> None:
+        super().__init__()
+        self.language_model, self.special = language_model, special
+        width = language_model.width
+        self.project = nn.Linear(dim, width)
+        self.tokens = nn.Parameter(0.02 * torch.randn(max(special), width))
+        self.out = nn.Linear(width, dim)
+        self.register_buffer("before", self._ids(before), persistent=False)
+        self.register_buffer("after", self._ids(f"{after} {ANSWER}" if after else ANSWER), persistent=False)
+        self.before: Tensor
+        self.after: Tensor
+
+    def forward(self, visual: Tensor, is_padding: Tensor, sentences: Sequence[str] | None = None) -> LanguageFeatures:
+        """visual F_vis [B,T,D], is_padding [B,T]; sentences: the text to generate (equation 7), teacher forced."""
+        batch, size, _ = visual.shape
+        frames = self._frames(visual)  # [B, T*S, H]
+        answer, scored = self._answer(sentences, batch)  # [B,A] ids and whether they count
+        self._check_length(len(self.before) + frames.shape[1] + len(self.after) + answer.shape[1], size)
+        embed = self.language_model.embed
+        after = embed(self.after).expand(batch, -1, -1)
+        frame_padding = is_padding.repeat_interleave(self.per_frame, dim=1)
+        hidden = self.language_model(
+            embed(self.before),
+            torch.cat([frames.to(after.dtype), after, embed(answer)], dim=1),
+            torch.cat([frame_padding, is_padding.new_zeros(batch, after.shape[1]), ~scored], dim=1),
+        )
+        read = hidden[:, : frames.shape[1]].view(batch, size, self.per_frame, -1)
+        of_token = {place: self.out(read[:, :, place]) for place in dict.fromkeys(self.special)}
+        for_classes, for_locations, for_advantage = (of_token[place] for place in self.special)
+        text_loss = None
+        if sentences is not None:
+            # the state before a token says what the token is
+            says = hidden[:, -answer.shape[1] - 1 : -1][scored]
+            text_loss = F.cross_entropy(self.language_model.logits(says), answer[scored])
+        return LanguageFeatures(for_classes, for_locations, for_advantage, text_loss)
+
+    @property
+    def per_frame(self) -> int:
+        """Tokens of a frame: itself and the special ones."""
+        return 1 + len(self.tokens)
+
+    def _frames(self, visual: Tensor) -> Tensor:
+        batch, size, _ = visual.shape
+        own = self.project(visual)[:, :, None]
+        special = self.tokens.expand(batch, size, -1, -1)
+        return torch.cat([own, special.to(own.dtype)], dim=2).flatten(1, 2)
+
+    def _answer(self, sentences: Sequence[str] | None, batch: int) -> tuple[Tensor, Tensor]:
+        if sentences is None:
+            empty = self.before.new_zeros(batch, 0)
+            return empty, empty.bool()
+        end = self.language_model.tokenizer.end_id
+        texts = [[*self.language_model.tokenizer.encode(text), end] for text in sentences]
+        longest = max(map(len, texts))
+        answer = torch.tensor([text + [end] * (longest - len(text)) for text in texts], device=self.before.device)
+        lengths = torch.tensor([len(text) for text in texts], device=self.before.device)
+        return answer, torch.arange(longest, device=self.before.device) < lengths[:, None]
+
+    def _ids(self, text: str) -> Tensor:
+        return torch.tensor(self.language_model.tokenizer.encode(text), dtype=torch.long)
+
+    def _check_length(self, tokens: int, size: int) -> None:
+        context = self.language_model.context
+        if context is not None and tokens > context:
+            raise PsftrError(
+                f"a window of {size} rows makes {tokens} tokens, and the language model reads {context}: "
+                "choose a smaller window.size, or a language model with a longer context"
+            )
