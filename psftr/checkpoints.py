@@ -36,6 +36,7 @@ NETWORK_PREFIX = "network."
 HUB_SCHEME = "hf://"
 # psftr 0.1 knew the paper's form only, and did not write down what there was no choice of
 PAPER_MODEL = {"similarity_guidance": False}
+PAPER_SCORES = {"class_temperature": 1.0, "evidence_weight": 0.0}
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
 
@@ -271,7 +272,7 @@ def current_config(config: Mapping[str, Any]) -> dict[str, Any]:
     """The settings of a run of psftr 0.1 by today's names; others come back as they are."""
     new = copy.deepcopy(dict(config))
     if "decode" in new:
-        new["postprocess"] = new.pop("decode")
+        new["postprocess"] = {**PAPER_SCORES, **new.pop("decode")}
     for group in ("loss", "matcher"):
         if "class" in (weights := new.get(group) or {}):
             weights["classification"] = weights.pop("class")

@@ -117,7 +117,8 @@ def test_facts_of_psftr_0_1_are_read_by_todays_names():
     new = current_facts(old, "old")
     assert (new["format_version"], new["method"], new["train_classes"]) == (2, "psftr", ["a", "b"])
     assert new["training"] == {"classes": 2, "names": ["a", "b"], "videos": 82, "actions": 300, "windows": 190}
-    assert new["config"]["postprocess"] == {"roi_weight": 0.6}
+    # what 0.1 had no setting for was done in the paper's way
+    assert new["config"]["postprocess"] == {"roi_weight": 0.6, "class_temperature": 1.0, "evidence_weight": 0.0}
     assert new["config"]["data"] == {"held_out_classes": 2, "held_out_seed": 4}  # one seed was both
 
 

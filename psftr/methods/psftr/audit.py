@@ -64,9 +64,9 @@ def audit(
 
         return dict(localizer.localize_with(outputs_of, post, videos, class_names))
 
-    def with_roi(weight: float) -> PostProcessor:
+    def with_roi(weight: float, **changes: float) -> PostProcessor:
         post = localizer.postprocessor
-        return replace(post, settings=replace(post.settings, roi_weight=weight))
+        return replace(post, settings=replace(post.settings, roi_weight=weight, **changes))
 
     shipped, as_is = localizer.postprocessor, _unchanged
     yield OWN, run({}, shipped, as_is)
@@ -78,7 +78,7 @@ def audit(
             yield f"{kind} text in the {place}", run({place: text}, shipped, as_is)
     yield "zero text in encoder and queries", run(dict.fromkeys(PLACES[:2], replacements["zero"]), shipped, as_is)
     told = _TrueClass(ground_truth, labels)
-    yield "true class given to each query", run({}, with_roi(0.0), told)
+    yield "true class given to each query", run({}, with_roi(0.0, evidence_weight=0.0), told)
     yield "true segments given", run({}, with_roi(shipped.settings.roi_weight), _TrueSegments(ground_truth))
     yield "class head alone", run({}, with_roi(0.0), as_is)
     yield "ROIAlign alone", run({}, with_roi(1.0), as_is)

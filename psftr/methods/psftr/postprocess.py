@@ -90,8 +90,7 @@ class PostProcessor:
             segments_se = centre_width_to_start_end(final.segments_cw.float())
             segments_se = torch.minimum(segments_se.clamp(min=0), edge)  # [B, Q, 2], normalised
             class_probability = self._class_probability(outputs, batch, segments_se, num_valid, text)
-            actionness = final.actionness_logits.float().sigmoid()
-            scores = class_probability * actionness.unsqueeze(-1)  # [B, Q, K]
+            scores = class_probability * self._actionness_of_names(outputs)  # [B, Q, K]
             is_empty = segments_se[..., 1] <= segments_se[..., 0]
             scores = scores.masked_fill(is_empty.unsqueeze(-1), -1.0).flatten(1)
             best, index = scores.topk(min(self.settings.top_per_window, scores.shape[1]), dim=1)
@@ -117,7 +116,7 @@ class PostProcessor:
         self, outputs: Outputs, batch: Batch, segments_se: Tensor, num_valid: Tensor, text: Tensor
     ) -> Tensor:
         """[B, Q, K]: softmax of ROIAligned raw features against text, mixed with the class head's."""
-        head = outputs.final.class_logits.float().softmax(-1)
+        head = (outputs.final.class_logits.float() / self.settings.class_temperature).softmax(-1)
         if self.settings.roi_weight == 0:
             return head
         features = batch.features.float()
@@ -130,6 +129,15 @@ class PostProcessor:
         pooled = roi_align_mean(features, rows, num_valid, bins=self.settings.roi_bins)
         roi = (self.settings.logit_scale * text_similarity(pooled, text.float())).softmax(-1)
         return self.settings.roi_weight * roi + (1 - self.settings.roi_weight) * head
+
+    def _actionness_of_names(self, outputs: Outputs) -> Tensor:
+        """[B, Q, K]: sigmoid of the actionness logit and the share of the name's own logit.
+
+        The softmax over names loses how well a name fits at all: with wrong names only, one of them is still likely.
+        """
+        final, settings = outputs.final, self.settings
+        weight = settings.evidence_weight * (1 - settings.roi_weight)  # ROIAlign's cosines are not centred
+        return (final.actionness_logits.float().unsqueeze(-1) + weight * final.class_logits.float()).sigmoid()
 
     def merge(self, windows: Sequence[WindowDetections]) -> tuple[Detection, ...]:
         """All windows of one video -> its detections in seconds, best first, inside [0, duration]."""

@@ -164,6 +164,10 @@ class PostprocessSettings(Checked):
     roi_weight: float = setting(
         0.0, "1 classifies by ROIAligned CLIP features alone (GAP), 0 by the class head alone", least=0, most=1
     )
+    class_temperature: float = setting(2.0, "divides the class head's logits before the softmax over names", above=0)
+    evidence_weight: float = setting(
+        0.1, "a name's logit of the class head, times this, is added to the logit of actionness", least=0
+    )
     roi_bins: int = setting(16, "bins of ROIAlign", least=1)
     logit_scale: float = setting(100.0, "CLIP's: of the cosine of ROIAligned features and names", above=0)
     top_per_window: int = setting(100, "pairs of query and class kept in a window", least=1)

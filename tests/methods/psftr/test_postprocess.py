@@ -56,6 +56,19 @@ def test_scores_are_class_probability_times_actionness_in_seconds_of_the_video()
     assert found.class_names == NAMES
 
 
+def test_a_name_that_fits_raises_the_actionness_of_its_pair():
+    log_3 = torch.tensor(3.0).log()
+    outputs = outputs_of([[[0.5, 0.2]]], [[[2 * log_3, 0.0]]], [[0.5]])
+    changed = {"class_temperature": 2.0, "evidence_weight": 0.5}
+    (found,) = postprocessor(roi_weight=0.0, **changed).detect(outputs, batch_of([window()]), torch.eye(2), NAMES)
+    # softmax of (log 3, 0): 3/4 and 1/4; sigmoid of 0 + half of (2 log 3, 0): 3/4 and 1/2
+    assert found.scores.tolist() == pytest.approx([0.75 * 0.75, 0.25 * 0.5])
+    (roi,) = postprocessor(roi_weight=1.0, **changed).detect(outputs, batch_of([window()]), torch.eye(2), NAMES)
+    assert roi.scores.tolist() == pytest.approx([0.25, 0.25])  # ROIAlign alone reads nothing of the head
+    with pytest.raises(PsftrError, match="class_temperature must be above 0, got 0"):
+        postprocessor(class_temperature=0)
+
+
 def test_roi_classification_reads_the_frames_of_the_segment():
     features = torch.zeros(1, 10, 2)
     features[0, :5, 0] = 7.0  # first half looks like "jump"; the norm must not matter
