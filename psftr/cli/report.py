@@ -218,7 +218,7 @@ def _splits(args: argparse.Namespace, files: dict[str, Predictions]) -> dict[str
 
 
 def _print_means(reports: Sequence[TenSplitReport], files: dict[str, Predictions], threshold: float | None) -> None:
-    from psftr.evaluation.render import means_text
+    from psftr.evaluation.render import means_text, wrap
     from psftr.evaluation.shown import threshold_text
     from psftr.predictions import MARKS
 
@@ -227,7 +227,7 @@ def _print_means(reports: Sequence[TenSplitReport], files: dict[str, Predictions
     for report in reports:
         print(means_text(report), end="\n\n")
     for name, file in list(files.items())[:SHOWN_FILES]:
-        print(f"{name}: {threshold_text(file, threshold)}")
+        print(wrap(f"{name}: {threshold_text(file, threshold)}"))
     if len(files) > SHOWN_FILES:
         print(f"and {len(files) - SHOWN_FILES} more files")
 

@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from psftr.evaluation.aggregate import TenSplitReport
 from psftr.evaluation.figures import COLOURS, GREY, INK, PAGE_SIZE_IN, SOFT, Chart, canvas, hint
 from psftr.evaluation.tables import Table
+from psftr.evaluation.timeline import LONG_S, clock
 from psftr.predictions import Detection, Predictions
 
 MOST_ROWS = 12  # of a chart in the height of a screen
@@ -72,7 +73,7 @@ def found_table(predictions: Predictions, labels: Sequence[str], least: float) -
     ):
         shown = [d for d in found if d.score >= least]
         best = max(found, key=lambda d: d.score, default=None)
-        where = f"{best.video_id}, {best.start_s:.1f} to {best.end_s:.1f} s" if best else ""
+        where = f"{best.video_id}, {_span(best)}" if best else ""
         videos = len({d.video_id for d in shown})
         rows.append((label, len(shown), videos, f"{best.score:.3g}" if best else "nothing found", where))
     frame = pd.DataFrame(rows, columns=["label", "shown", "videos", "best", "where"])
@@ -80,6 +81,12 @@ def found_table(predictions: Predictions, labels: Sequence[str], least: float) -
     number, total = sum(int(row[1]) for row in rows), predictions.num_detections
     caption = f"{number} of {total} detections have a score of {least:.3g} or more; the others are in the file"
     return Table(caption, frame, heads)
+
+
+def _span(d: Detection) -> str:
+    """Its times, as the axis of a video that ends with it would have them."""
+    start, end = (clock(round(at_s, 1), d.end_s) for at_s in (d.start_s, d.end_s))
+    return f"{start} to {end}{' s' if d.end_s < LONG_S else ''}"
 
 
 def _scores_by_label(predictions: Predictions, labels: Sequence[str]) -> dict[str, list[Detection]]:

@@ -29,6 +29,7 @@
     return { file: one, video: own, rows: kept, least: leastText(one, filter) };
   }
   const shownOf = (id) => [entryOf(file, id, filters[0]), ...(partner ? [entryOf(partner, id, filters[1])] : [])];
+  const counted = (number, what) => `${number} ${what}${number === 1 ? '' : 's'}`;
   const lengthOf = (shown) => Math.max(...shown.map((one) => (one.video ? one.video.d : 0)), 1);
 
   // --- the two cards ---
@@ -60,9 +61,9 @@
       const done = lanes.draw(card.lastChild, { shown, view: [0, lengthOf(shown)], isCard: true });
       const actions = one.t.length / 3;
       const facts = one.ap === undefined ? [] : [`AP ${one.ap.toFixed(1)} %`];
-      if (actions) facts.push(`${done.found} of ${actions} actions found`);
-      facts.push(`${shown[0].rows.length} detections`);
-      if (done.left_out) facts.push(`${done.left_out} more label${done.left_out > 1 ? 's' : ''} below`);
+      if (actions) facts.push(`${done.found} of ${counted(actions, 'action')} found`);
+      facts.push(counted(shown[0].rows.length, 'detection'));
+      if (done.left_out) facts.push(`${counted(done.left_out, 'more label')} below`);
       card.children[1].textContent = facts.join(', ');
       card.addEventListener('click', () => {
         showVideo(file.videos.indexOf(one));
@@ -86,7 +87,7 @@
       return `${one.rows.length} of ${all} detections${shown.length > 1 ? ` of ${one.file.method}` : ''} shown${cut}`;
     });
     const part = view[1] - view[0] < length ? `, from ${clock(view[0], length)} to ${clock(view[1], length)}` : '';
-    const actions = video.t.length ? [`${video.t.length / 3} actions`] : [];
+    const actions = video.t.length ? [counted(video.t.length / 3, 'action')] : [];
     byId('summary').textContent = `${[...actions, ...numbers, `video of ${clock(length, length)}`].join(', ')}${part}`;
     detectionTable.draw(byId('detections'), {
       shown, length, caption: `Detections in ${video.id}: ${shown.map((one) => `from ${one.least} on`).join('; ')}`,
@@ -239,7 +240,7 @@
     });
     videoChoice.replaceChildren(...file.videos.map((entry, i) => {
       const actions = entry.t.length / 3;
-      const facts = [...(actions ? [`${actions} actions`] : []), ...(entry.ap === undefined ? [] : [`AP ${entry.ap.toFixed(1)}`])];
+      const facts = [...(actions ? [counted(actions, 'action')] : []), ...(entry.ap === undefined ? [] : [`AP ${entry.ap.toFixed(1)}`])];
       return new Option(facts.length ? `${entry.id} (${facts.join(', ')})` : entry.id, String(i));
     }));
     video = null;

@@ -117,9 +117,8 @@ def test_labels_are_matched_by_spelling_and_it_is_said(place, tmp_path):
 
 
 def test_ground_truth_is_scored_and_drawn(place, done):
-    page = (place / "out" / "report.html").read_text(encoding="utf-8")
-    assert "mAP in percent by tIoU" in page
-    data = json.loads(page.split('id="data">')[1].split("</script>")[0])
+    assert "mAP in percent by tIoU" in (place / "out" / "report.html").read_text(encoding="utf-8")
+    data = page_data(place / "out" / "report.html")
     assert data[0]["videos"][0]["t"] == [0, 20, 100, 1, 120, 200]
     assert data[0]["videos"][0]["src"] == "../videos/clip_a.mp4"
 
@@ -208,6 +207,50 @@ def test_report_of_ones_own_data(place, done):
     assert "../videos/clip_a.mp4" in page
     assert "pages/own.html" in told.stdout
     assert {path.name for path in (place / "figures").iterdir()} >= {"classes.png", "timeline-clip_a.png"}
+
+
+def test_videos_are_copied_beside_the_page_if_asked(place, tmp_path):
+    shutil.copytree(place / "videos", tmp_path / "videos")
+    call = ["predict", "videos", *LABELS, *ENCODER, "--no-pictures", "--out", "o"]
+    psftr(*call, "--copy-videos", cwd=tmp_path)
+    (tmp_path / "o").rename(tmp_path / "sent")  # the folder as a whole can be moved
+    assert page_data(tmp_path / "sent" / "report.html")[0]["videos"][0]["src"] == "videos/clip_a.mp4"
+    assert {path.name for path in (tmp_path / "sent" / "videos").iterdir()} == {"clip_a.mp4", "clip_b.mp4"}
+    (tmp_path / "sent").rename(tmp_path / "o")
+    psftr(*call, "--overwrite", cwd=tmp_path)
+    assert not (tmp_path / "o" / "videos").exists(), "nothing of the earlier call is left"
+    assert page_data(tmp_path / "o" / "report.html")[0]["videos"][0]["src"] == "../videos/clip_a.mp4"
+
+
+def test_console_subtitles_and_page_show_the_same(place, done):
+    (data,) = page_data(place / "out" / "report.html")
+    numbers = {video["id"]: video["n"] for video in data["videos"]}
+    for video_id, number in numbers.items():
+        assert (place / "out" / f"{video_id}.srt").read_text(encoding="utf-8").count("-->") == number
+    told = done.stdout
+    left_out = int(told.split("\nand ")[1].split()[0]) if "\nand " in told else 0
+    assert sum(told.count(f"\n  {label} ") for label in LABELS[1:]) + left_out == sum(numbers.values())
+    assert f"shown: those with a score of {data['least']:.3g} or more" in told
+
+
+def test_report_draws_two_methods_over_each_other(place, done):
+    """The second file is another tool's: it says nothing about itself."""
+    rows = ["video-id,t-start,t-end,label,score", "clip_a,0.3,1.1,high jump,7", "clip_a,1.2,1.9,pole vault,3"]
+    (place / "theirs.csv").write_text("\n".join(rows))
+    told = psftr(
+        "report", "out/predictions.json", "theirs.csv", "--annotations", "truth.json", "--subset", "test",
+        "--out", "both.html", "--copy-videos", "--videos-dir", "videos", "--threshold", "0.001", cwd=place,
+    )  # fmt: skip
+    ours, theirs = page_data(place / "both.html")
+    assert (ours["method"], theirs["method"]) == ("psftr", "theirs.csv")
+    assert (ours["with"], theirs["with"]) == ([1], [0])
+    assert ours["least"] == theirs["least"] == 0.001
+    assert ours["videos"][0]["src"] == "videos/clip_a.mp4"
+    assert "theirs.csv: shown: those with a score of 0.001 or more (--threshold)" in told.stdout
+
+
+def page_data(path: Path) -> list:
+    return json.loads(path.read_text(encoding="utf-8").split('id="data">')[1].split("</script>")[0])
 
 
 def test_report_of_a_sweep(sweep, workplace):
