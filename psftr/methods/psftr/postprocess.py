@@ -22,7 +22,7 @@ from psftr.segments import centre_width_to_start_end, nms, soft_nms
 if TYPE_CHECKING:
     from psftr.data.batches import Batch
     from psftr.data.windows import Window
-    from psftr.methods.psftr.network import Outputs
+    from psftr.methods.psftr.network import LayerOutputs
     from psftr.methods.psftr.settings import PostprocessSettings
 
 
@@ -67,7 +67,7 @@ class PostProcessor:
 
     @torch.no_grad()
     def detect(
-        self, outputs: Outputs, batch: Batch, text: Tensor, class_names: Sequence[str]
+        self, outputs: LayerOutputs, batch: Batch, text: Tensor, class_names: Sequence[str]
     ) -> list[WindowDetections]:
         """The best `top_per_window` (query, class) pairs of every window; text [K, D] in `class_names` order.
 
@@ -76,8 +76,7 @@ class PostProcessor:
         """
         if len(class_names) != len(text):
             raise ValueError(f"{len(class_names)} class names for {len(text)} text embeddings")
-        final = outputs.final
-        parts = (final.segments_cw, final.class_logits, final.actionness_logits)
+        parts = (outputs.segments_cw, outputs.class_logits, outputs.actionness_logits)
         if not all(torch.isfinite(part).all() for part in parts):
             raise PsftrError(
                 "the network's outputs are not finite: the training has diverged or the checkpoint is damaged; "
@@ -87,10 +86,10 @@ class PostProcessor:
         with torch.autocast(batch.features.device.type, enabled=False):
             num_valid = (~batch.is_padding).sum(1)  # [B]
             edge = (num_valid / size).view(-1, 1, 1)
-            segments_se = centre_width_to_start_end(final.segments_cw.float())
+            segments_se = centre_width_to_start_end(outputs.segments_cw.float())
             segments_se = torch.minimum(segments_se.clamp(min=0), edge)  # [B, Q, 2], normalised
             class_probability = self._class_probability(outputs, batch, segments_se, num_valid, text)
-            actionness = final.actionness_logits.float().sigmoid()
+            actionness = outputs.actionness_logits.float().sigmoid()
             scores = class_probability * actionness.unsqueeze(-1)  # [B, Q, K]
             is_empty = segments_se[..., 1] <= segments_se[..., 0]
             scores = scores.masked_fill(is_empty.unsqueeze(-1), -1.0).flatten(1)
@@ -114,10 +113,10 @@ class PostProcessor:
         return found
 
     def _class_probability(
-        self, outputs: Outputs, batch: Batch, segments_se: Tensor, num_valid: Tensor, text: Tensor
+        self, outputs: LayerOutputs, batch: Batch, segments_se: Tensor, num_valid: Tensor, text: Tensor
     ) -> Tensor:
         """[B, Q, K]: softmax of ROIAligned raw features against text, mixed with the class head's."""
-        head = outputs.final.class_logits.float().softmax(-1)
+        head = outputs.class_logits.float().softmax(-1)
         if self.settings.roi_weight == 0:
             return head
         features = batch.features.float()
