@@ -78,6 +78,16 @@ class Sample:
     ignored: Sequence[Action] = ()
 
 
+@dataclass(frozen=True, slots=True)
+class Labelled:
+    """A sample with its rows of `Batch.is_action` and `is_ignored` [size], and its `Target`."""
+
+    sample: Sample
+    is_action: np.ndarray
+    is_ignored: np.ndarray
+    target: Target
+
+
 @dataclass(frozen=True)
 class Collate:
     """Samples with rows -> Batch, labels as indices into `class_names`."""
@@ -89,18 +99,25 @@ class Collate:
         object.__setattr__(self, "index", {name: i for i, name in enumerate(self.class_names)})
 
     def __call__(self, items: Sequence[tuple[Sample, np.ndarray]]) -> Batch:
-        samples = [sample for sample, _ in items]
-        sizes = np.array([sample.window.num_valid for sample in samples])
-        is_padding = np.arange(samples[0].window.size) >= sizes[:, None]
-        is_action = np.stack([action_rows(sample.actions, sample.window) for sample in samples])
-        is_ignored = np.stack([action_rows(sample.ignored, sample.window) for sample in samples]) & ~is_action
+        return self.join([self.label(sample) for sample, _ in items], np.stack([rows for _, rows in items]))
+
+    def label(self, sample: Sample) -> Labelled:
+        """What the annotations say about a sample: the same in every epoch."""
+        is_action = action_rows(sample.actions, sample.window)
+        is_ignored = action_rows(sample.ignored, sample.window) & ~is_action
+        return Labelled(sample, is_action.astype(np.float32), is_ignored, self._target(sample))
+
+    def join(self, labelled: Sequence[Labelled], features: np.ndarray) -> Batch:
+        """features [B, size, D], float32."""
+        windows = tuple(one.sample.window for one in labelled)
+        sizes = np.array([window.num_valid for window in windows])
         return Batch(
-            features=torch.from_numpy(np.stack([rows for _, rows in items])),
-            is_padding=torch.from_numpy(is_padding),
-            is_action=torch.from_numpy(is_action.astype(np.float32)),
-            is_ignored=torch.from_numpy(is_ignored),
-            targets=tuple(self._target(sample) for sample in samples),
-            windows=tuple(sample.window for sample in samples),
+            features=torch.from_numpy(features),
+            is_padding=torch.from_numpy(np.arange(windows[0].size) >= sizes[:, None]),
+            is_action=torch.from_numpy(np.stack([one.is_action for one in labelled])),
+            is_ignored=torch.from_numpy(np.stack([one.is_ignored for one in labelled])),
+            targets=tuple(one.target for one in labelled),
+            windows=windows,
         )
 
     def _target(self, sample: Sample) -> Target:

@@ -16,9 +16,9 @@ import torch
 from torch.utils.data import DataLoader
 
 from psftr.data.annotations import Action, Annotations, Video, holding, known_ids
-from psftr.data.batches import Collate, Sample, inference_samples
+from psftr.data.batches import Sample, inference_samples
 from psftr.data.datasets import Dataset
-from psftr.data.loading import EpochSampler, RowReader, WindowDataset, seed_worker
+from psftr.data.loading import EpochSampler, RowReader, WindowDataset, as_it_is, seed_worker
 from psftr.data.splits import hold_out_classes
 from psftr.data.windows import Window, WindowPolicy
 from psftr.errors import PsftrError
@@ -221,13 +221,13 @@ class ZstalDataModule(pl.LightningDataModule):
         ]
 
     def _loader(self, samples: list[Sample], class_names: tuple[str, ...], *, shuffle: bool = False) -> DataLoader:
-        dataset = WindowDataset(samples, self._reader)
+        dataset = WindowDataset(samples, self._reader, class_names)
         return DataLoader(
             dataset,
             batch_size=self.batch_size,
             sampler=EpochSampler(dataset, seed=self.seed) if shuffle else None,
             num_workers=self.num_workers,
-            collate_fn=Collate(class_names),
+            collate_fn=as_it_is,
             worker_init_fn=seed_worker,
             generator=torch.Generator().manual_seed(self.seed),
             persistent_workers=self.num_workers > 0,  # a worker's cache dies with it

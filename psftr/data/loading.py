@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset, RandomSampler
 
-from psftr.data.batches import Sample
+from psftr.data.batches import Batch, Collate, Labelled, Sample
 from psftr.data.windows import Window, window_rows
 from psftr.features.store import FeatureStore
 
@@ -31,32 +31,61 @@ class RowReader:
         held = sum(rows.nbytes for rows in self._kept.values())
         return {"_store": self._store, "_free_bytes": self._free_bytes + held, "_kept": {}}
 
-    def rows(self, window: Window) -> np.ndarray:
-        """`[size, D]` float32."""
+    @property
+    def dim(self) -> int:
+        return self._store.dim
+
+    def rows(self, window: Window, *, out: np.ndarray | None = None) -> np.ndarray:
+        """`[size, D]` float32, written to `out` where it is given."""
         kept = self._kept.get(window.video_id)
         if kept is None:
             item_bytes = window.timeline.num_steps * self._store.dim * 4
             if item_bytes > self._free_bytes:
                 start, stop = int(window.offset), int(np.ceil(window.offset + window.span))
-                return window_rows(self._store.read_rows(window.video_id, start, stop), window, first_row=start)
+                part = self._store.read_rows(window.video_id, start, stop)
+                return window_rows(part, window, first_row=start, out=out)
             kept = self._kept[window.video_id] = self._store.read_rows(window.video_id)
             self._free_bytes -= kept.nbytes
-        return window_rows(kept, window)
+        return window_rows(kept, window, out=out)
 
 
-class WindowDataset(Dataset[tuple[Sample, np.ndarray]]):
-    """Samples with their rows; the store opens its file anew in each worker process."""
+class WindowDataset(Dataset[Batch]):
+    """Batches of samples; the store opens its file anew in each worker process.
 
-    def __init__(self, samples: Sequence[Sample], reader: RowReader) -> None:
+    What the annotations say about a sample is worked out when it is first met and kept: an epoch only copies rows.
+    """
+
+    def __init__(self, samples: Sequence[Sample], reader: RowReader, class_names: tuple[str, ...]) -> None:
         self.samples = samples
         self.reader = reader
+        self._collate = Collate(class_names)
+        self._labelled: dict[int, Labelled] = {}
 
     def __len__(self) -> int:
         return len(self.samples)
 
-    def __getitem__(self, index: int) -> tuple[Sample, np.ndarray]:
-        sample = self.samples[index]
-        return sample, self.reader.rows(sample.window)
+    def __getitem__(self, index: int) -> Batch:
+        """A batch of one."""
+        return self.__getitems__([index])
+
+    def __getitems__(self, indices: Sequence[int]) -> Batch:
+        """Called by PyTorch's loader with the samples of a batch."""
+        labelled = [self._label(index) for index in indices]
+        size = labelled[0].sample.window.size
+        features = np.empty((len(indices), size, self.reader.dim), dtype=np.float32)
+        for rows, one in zip(features, labelled):
+            self.reader.rows(one.sample.window, out=rows)
+        return self._collate.join(labelled, features)
+
+    def _label(self, index: int) -> Labelled:
+        if index not in self._labelled:
+            self._labelled[index] = self._collate.label(self.samples[index])
+        return self._labelled[index]
+
+
+def as_it_is(batch: Batch) -> Batch:
+    """A loader's collate function where the data set makes whole batches."""
+    return batch
 
 
 class EpochSampler(RandomSampler):

@@ -103,13 +103,17 @@ def action_rows(actions: Iterable[Action], window: Window) -> NDArray[np.bool_]:
     return inside
 
 
-def window_rows(features: NDArray[np.floating], window: Window, *, first_row: int = 0) -> NDArray[np.float32]:
+def window_rows(
+    features: NDArray[np.floating], window: Window, *, first_row: int = 0, out: NDArray[np.float32] | None = None
+) -> NDArray[np.float32]:
     """The window's rows `[size, D]` of a video's `features`, whose row 0 is store row `first_row`; padding is zero.
+    Written to `out` where it is given.
 
     Resampling interpolates linearly between row centres: row i of the window lies at store position
     offset + (i + 0.5)*span/num_valid, store row j at j + 0.5, and beyond the outermost centres the outermost row holds.
     """
-    rows = np.zeros((window.size, features.shape[1]), dtype=np.float32)
+    rows = np.empty((window.size, features.shape[1]), dtype=np.float32) if out is None else out
+    rows[window.num_valid :] = 0
     if window.span == window.num_valid:
         start = int(window.offset) - first_row
         rows[: window.num_valid] = features[start : start + window.num_valid]

@@ -200,8 +200,8 @@ class LanguageFigures:
     average: float
     fixed: float
     infinite: float
+    levels: tuple[Level, ...]
     lap: float | None = None
-    levels: tuple[Level, ...] = ()
     ambiguity: Ambiguity | None = None
 
 

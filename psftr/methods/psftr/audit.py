@@ -17,7 +17,7 @@ from torch import Tensor
 from psftr.data.annotations import Action
 from psftr.data.batches import Batch
 from psftr.methods.psftr.localizer import PsftrLocalizer
-from psftr.methods.psftr.network import PSFTR, Outputs, Texts
+from psftr.methods.psftr.network import PSFTR, LayerOutputs, Texts
 from psftr.methods.psftr.pooling import roi_align_mean
 from psftr.methods.psftr.postprocess import PostProcessor
 from psftr.predictions import Detection, FrameFeatures
@@ -31,7 +31,7 @@ OWN = "own names everywhere"
 LOGIT_SCALE = 100.0  # CLIP's
 _SURE = 20.0  # a logit whose probability is one
 
-Change = Callable[[Outputs, Batch], Outputs]
+Change = Callable[[LayerOutputs, Batch], LayerOutputs]
 
 
 def audit(
@@ -55,12 +55,19 @@ def audit(
     random_text = random_text * own.norm(dim=-1, keepdim=True) / random_text.norm(dim=-1, keepdim=True)
     replacements = {"seen": seen_text, "zero": torch.zeros_like(own), "random": random_text}
     labels = {name: index for index, name in enumerate(class_names)}
+    own_outputs: list[LayerOutputs] = []  # of every batch; the rows that change no text share them
 
     def run(texts: Mapping[str, Tensor], post: PostProcessor, change: Change) -> dict[str, tuple[Detection, ...]]:
         read = Texts(**{place: texts.get(place, own).to(localizer.device) for place in PLACES})
+        known = iter(() if texts else tuple(own_outputs))
 
-        def outputs_of(batch: Batch) -> Outputs:
-            return change(network.read(batch.features, batch.is_padding, read), batch)
+        def outputs_of(batch: Batch) -> LayerOutputs:
+            if not texts and (outputs := next(known, None)) is not None:
+                return change(outputs, batch)
+            outputs = network.read_final(batch.features, batch.is_padding, read)
+            if not texts:
+                own_outputs.append(outputs)
+            return change(outputs, batch)
 
         return dict(localizer.localize_with(outputs_of, post, videos, class_names))
 
@@ -97,12 +104,8 @@ def mean_unit_frame(videos: Iterable[FrameFeatures]) -> Tensor:
     return total / max(count, 1)
 
 
-def _unchanged(outputs: Outputs, batch: Batch) -> Outputs:
+def _unchanged(outputs: LayerOutputs, batch: Batch) -> LayerOutputs:
     return outputs
-
-
-def _with_final(outputs: Outputs, **changes: Tensor) -> Outputs:
-    return replace(outputs, final=replace(outputs.final, **changes))
 
 
 class _TrueClass:
@@ -111,20 +114,20 @@ class _TrueClass:
     def __init__(self, ground_truth: Mapping[str, Sequence[Action]], labels: Mapping[str, int]) -> None:
         self.ground_truth, self.labels = ground_truth, labels
 
-    def __call__(self, outputs: Outputs, batch: Batch) -> Outputs:
-        logits = outputs.final.class_logits.clone()
+    def __call__(self, outputs: LayerOutputs, batch: Batch) -> LayerOutputs:
+        logits = outputs.class_logits.clone()
         for b, window in enumerate(batch.windows):
             actions = self.ground_truth.get(window.video_id, ())
             if not actions:
                 continue
             truth = torch.tensor([[a.start_s, a.end_s] for a in actions], device=logits.device)
             truth = window.to_normalised(truth).float()
-            overlap = tiou_pairwise(centre_width_to_start_end(outputs.final.segments_cw[b]), truth)  # [Q, A]
+            overlap = tiou_pairwise(centre_width_to_start_end(outputs.segments_cw[b]), truth)  # [Q, A]
             best, index = overlap.max(dim=-1)
             labels = torch.tensor([self.labels[a.label] for a in actions], device=logits.device)[index]
             told = F.one_hot(labels, logits.shape[-1]).to(logits.dtype) * _SURE
             logits[b] = torch.where((best > 0)[:, None], told, logits[b])
-        return _with_final(outputs, class_logits=logits)
+        return replace(outputs, class_logits=logits)
 
 
 class _TrueSegments:
@@ -136,11 +139,10 @@ class _TrueSegments:
     def __init__(self, ground_truth: Mapping[str, Sequence[Action]]) -> None:
         self.ground_truth = ground_truth
 
-    def __call__(self, outputs: Outputs, batch: Batch) -> Outputs:
-        final = outputs.final
-        segments_cw = torch.full_like(final.segments_cw, 1e-6)
-        actionness = torch.full_like(final.actionness_logits, -_SURE)
-        logits = final.class_logits.clone()
+    def __call__(self, outputs: LayerOutputs, batch: Batch) -> LayerOutputs:
+        segments_cw = torch.full_like(outputs.segments_cw, 1e-6)
+        actionness = torch.full_like(outputs.actionness_logits, -_SURE)
+        logits = outputs.class_logits.clone()
         for b, window in enumerate(batch.windows):
             actions = [a for a in self.ground_truth.get(window.video_id, ()) if a.end_s > window.start_s]
             actions = [a for a in actions if a.start_s < window.end_s][: segments_cw.shape[1]]
@@ -148,11 +150,11 @@ class _TrueSegments:
                 continue
             truth_s = torch.tensor([[a.start_s, a.end_s] for a in actions], device=logits.device)
             truth = window.to_normalised(truth_s).float().clamp(0, 1)
-            overlap = tiou_pairwise(truth, centre_width_to_start_end(final.segments_cw[b]))  # [A, Q]
+            overlap = tiou_pairwise(truth, centre_width_to_start_end(outputs.segments_cw[b]))  # [A, Q]
             segments_cw[b, : len(actions)] = start_end_to_centre_width(truth)
             actionness[b, : len(actions)] = _SURE
-            logits[b, : len(actions)] = final.class_logits[b, overlap.argmax(dim=-1)]
-        return _with_final(outputs, segments_cw=segments_cw, actionness_logits=actionness, class_logits=logits)
+            logits[b, : len(actions)] = outputs.class_logits[b, overlap.argmax(dim=-1)]
+        return replace(outputs, segments_cw=segments_cw, actionness_logits=actionness, class_logits=logits)
 
 
 class _CentredRoi:
@@ -161,10 +163,10 @@ class _CentredRoi:
     def __init__(self, text: Tensor, frame_mean: Tensor, bins: int) -> None:
         self.names, self.frame_mean, self.bins = F.normalize(text, dim=-1), frame_mean, bins
 
-    def __call__(self, outputs: Outputs, batch: Batch) -> Outputs:
+    def __call__(self, outputs: LayerOutputs, batch: Batch) -> LayerOutputs:
         num_valid = (~batch.is_padding).sum(1)
         size = batch.features.shape[1]
-        segments = centre_width_to_start_end(outputs.final.segments_cw.float()).clamp(min=0)
+        segments = centre_width_to_start_end(outputs.segments_cw.float()).clamp(min=0)
         segments = torch.minimum(segments, (num_valid / size).view(-1, 1, 1)) * size
         pooled = F.normalize(roi_align_mean(batch.features.float(), segments, num_valid, bins=self.bins), dim=-1)
-        return _with_final(outputs, class_logits=LOGIT_SCALE * (pooled - self.frame_mean) @ self.names.T)
+        return replace(outputs, class_logits=LOGIT_SCALE * (pooled - self.frame_mean) @ self.names.T)

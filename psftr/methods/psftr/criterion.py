@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -44,12 +45,13 @@ class Criterion:
     def __call__(self, outputs: Outputs, batch: Batch) -> dict[str, Tensor]:
         with torch.autocast(outputs.saliency_logits.device.type, enabled=False):
             num_actions = count_actions(batch.targets, outputs.saliency_logits.device)
-            terms = self._query_terms(outputs.final, batch.targets, num_actions)
+            *auxiliary, matches = self._match((*outputs.auxiliary, outputs.final), batch.targets)
+            terms = self._query_terms(outputs.final, matches, batch.targets, num_actions)
             terms["saliency"] = self.weights.saliency * self.saliency_loss(
                 outputs.saliency_logits.float(), batch.is_action.float(), batch.is_padding | batch.is_ignored
             )
-            for i, layer in enumerate(outputs.auxiliary):
-                layer_terms = self._query_terms(layer, batch.targets, num_actions)
+            for i, (layer, matches) in enumerate(zip(outputs.auxiliary, auxiliary, strict=True)):
+                layer_terms = self._query_terms(layer, matches, batch.targets, num_actions)
                 terms |= {f"aux{i}/{name}": term for name, term in layer_terms.items()}
             terms["total"] = torch.stack(list(terms.values())).sum()
         return terms
@@ -71,8 +73,20 @@ class Criterion:
         label[window, query] = labels
         return loss, label
 
-    def _query_terms(self, layer: LayerOutputs, targets: Sequence[Target], num_actions: Tensor) -> dict[str, Tensor]:
-        window, query, labels, goal_cw = _gather(self.matcher(layer, targets), targets)
+    @torch.no_grad()
+    def _match(self, layers: Sequence[LayerOutputs], targets: Sequence[Target]) -> list[Matches]:
+        """The matches of every layer, found as those of one long batch: a GPU is waited for once."""
+        fields = ("class_logits", "segments_cw", "actionness_logits")
+        together = replace(
+            layers[0], **{name: torch.cat([getattr(layer, name) for layer in layers]) for name in fields}
+        )
+        matches = self.matcher(together, [*targets] * len(layers))
+        return [matches[first : first + len(targets)] for first in range(0, len(matches), len(targets))]
+
+    def _query_terms(
+        self, layer: LayerOutputs, matches: Matches, targets: Sequence[Target], num_actions: Tensor
+    ) -> dict[str, Tensor]:
+        window, query, labels, goal_cw = _gather(matches, targets)
         class_logits = layer.class_logits.float()[window, query]  # [M, K]
         segments_cw = layer.segments_cw.float()[window, query]  # [M, 2]
         actionness = layer.actionness_logits.float()

@@ -7,13 +7,12 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import nn
 
 from psftr.data.batches import Batch, inference_batches
 from psftr.data.windows import WindowPolicy
 from psftr.errors import PsftrError
 from psftr.features.text import TextEmbeddings
-from psftr.methods.psftr.network import Outputs
+from psftr.methods.psftr.network import PSFTR, LayerOutputs
 from psftr.methods.psftr.postprocess import PostProcessor, WindowDetections
 from psftr.predictions import Detection, FrameFeatures
 
@@ -27,7 +26,7 @@ class PsftrLocalizer:
     def __init__(
         self,
         *,
-        network: nn.Module,
+        network: PSFTR,
         text: TextEmbeddings,
         postprocessor: PostProcessor,
         policy: WindowPolicy,
@@ -52,12 +51,15 @@ class PsftrLocalizer:
             raise PsftrError("no class names to look for; give at least one")
         text = self.text.select(class_names).to(self.device)
         yield from self.localize_with(
-            lambda batch: self.network(batch.features, batch.is_padding, text), self.postprocessor, videos, class_names
+            lambda batch: self.network.forward_final(batch.features, batch.is_padding, text),
+            self.postprocessor,
+            videos,
+            class_names,
         )
 
     def localize_with(
         self,
-        outputs_of: Callable[[Batch], Outputs],
+        outputs_of: Callable[[Batch], LayerOutputs],
         postprocessor: PostProcessor,
         videos: Iterable[FrameFeatures],
         class_names: Sequence[str],

@@ -109,7 +109,7 @@ class PsftrModule(pl.LightningModule):
         outputs = self(batch, self._val_text)
         if not self.is_peer:
             self._log_losses("val", self.criterion(outputs, batch), batch)
-        self._found += self.postprocessor.detect(outputs, batch, self._val_text, self.val_classes)
+        self._found += self.postprocessor.detect(outputs.final, batch, self._val_text, self.val_classes)
 
     def on_validation_epoch_end(self) -> None:
         found, self._found = _gather_ranks(self._found), []
@@ -122,7 +122,8 @@ class PsftrModule(pl.LightningModule):
     def predict_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> list[WindowDetections]:
         """Detections per window over `predict_classes`; `merge_predictions` makes them those of videos."""
         text = self.names(self.predict_classes)
-        return self.postprocessor.detect(self(batch, text), batch, text, self.predict_classes)
+        outputs = self.network.forward_final(batch.features, batch.is_padding, text)
+        return self.postprocessor.detect(outputs, batch, text, self.predict_classes)
 
     def merge_predictions(self, predicted: Iterable[Sequence[WindowDetections]]) -> dict[str, tuple[Detection, ...]]:
         """What Trainer.predict returned -> detections by video id."""
@@ -143,6 +144,11 @@ class PsftrModule(pl.LightningModule):
             drop = MultiStepLR(optimizer, milestones=[config.drop_epoch], gamma=config.drop_factor)
             schedules.append({"scheduler": drop, "interval": "epoch", "name": "drop"})
         return [optimizer], schedules
+
+    def optimizer_step(self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Any = None) -> None:
+        """Step, then free the gradients: Lightning would keep them beside the activations of the next forward pass."""
+        super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
+        optimizer.zero_grad(set_to_none=True)
 
     def configure_gradient_clipping(
         self,

@@ -89,27 +89,44 @@ class PSFTR(nn.Module):
         """
         return self.read(features, is_padding, Texts(encoder=text, queries=text, classifier=text))
 
+    def forward_final(self, features: Tensor, is_padding: Tensor, text: Tensor) -> LayerOutputs:
+        """`forward(…).final` alone, without what only training reads."""
+        return self.read_final(features, is_padding, Texts(encoder=text, queries=text, classifier=text))
+
     def read(self, features: Tensor, is_padding: Tensor, texts: Texts) -> Outputs:
         """`forward` with a text of its own for each place where text enters; class logits are over the classifier's."""
+        visual, layers = self._layers(features, is_padding, texts, first=self.first_output)
+        return Outputs(layers[-1], self.saliency_head(visual, is_padding), tuple(layers[:-1]))
+
+    def read_final(self, features: Tensor, is_padding: Tensor, texts: Texts) -> LayerOutputs:
+        """`read(…).final` alone, all that detections are made of: nothing is computed of frames and earlier layers."""
+        return self._layers(features, is_padding, texts, first=len(self.decoder.layers) - 1)[1][-1]
+
+    def _layers(
+        self, features: Tensor, is_padding: Tensor, texts: Texts, *, first: int
+    ) -> tuple[Tensor, list[LayerOutputs]]:
+        """F^ [B,T,d], and what the decoder layers from `first` on predict."""
         for text in (texts.encoder, texts.queries, texts.classifier):
             self._check(features, is_padding, text)
         features = features.masked_fill(is_padding[..., None], 0.0)
-        visual, fused_text = self._encode(features, is_padding, texts.encoder)
+        curves = self.similarity(features, texts.encoder, is_padding)
+        visual, fused_text = self._encode(features, is_padding, texts.encoder, curves)
         if texts.queries is not texts.encoder:
-            _, fused_text = self._encode(features, is_padding, texts.queries)
+            others = self.similarity(features, texts.queries, is_padding)
+            _, fused_text = self._encode(features, is_padding, texts.queries, others)
         queries, segments_cw = self.decoder(visual, fused_text, is_padding)  # Q^ of every layer: eq. 3-4
-        queries, segments_cw = queries[self.first_output :], segments_cw[self.first_output :]
-        names, curves = texts.classifier, self.similarity(features, texts.classifier, is_padding)
+        queries, segments_cw = queries[first:], segments_cw[first:]
+        names = texts.classifier
+        if names is not texts.encoder:
+            curves = self.similarity(features, names, is_padding)
         class_queries = self.spde(queries, features, names, is_padding)  # Q_cls: eq. 5-6
         class_logits = self.class_head(class_queries, segments_cw, features, names, curves)
         predicted = zip(class_logits, segments_cw, self.actionness_head(queries), strict=True)
-        layers = [LayerOutputs(*layer) for layer in predicted]
-        return Outputs(layers[-1], self.saliency_head(visual, is_padding), tuple(layers[:-1]))
+        return visual, [LayerOutputs(*layer) for layer in predicted]
 
-    def _encode(self, features: Tensor, is_padding: Tensor, text: Tensor) -> tuple[Tensor, Tensor]:
-        """F^ [B,T,d] and T^ [B|1,K,d]: equations 1 and 2, after the guidance by curves of similarity."""
-        visual = self.convolution(features, is_padding)  # V~
-        visual = self.guidance(visual, self.similarity(features, text, is_padding), is_padding)
+    def _encode(self, features: Tensor, is_padding: Tensor, text: Tensor, curves: Tensor) -> tuple[Tensor, Tensor]:
+        """F^ [B,T,d] and T^ [B|1,K,d]: equations 1 and 2, after the guidance by curves of similarity [B,K,T]."""
+        visual = self.guidance(self.convolution(features, is_padding), curves, is_padding)  # V~
         return self.encoder(visual, self.text_projection(text)[None], is_padding)
 
     def backbone_parameters(self) -> list[nn.Parameter]:

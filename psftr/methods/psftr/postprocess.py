@@ -22,7 +22,7 @@ from psftr.segments import centre_width_to_start_end, nms, soft_nms
 if TYPE_CHECKING:
     from psftr.data.batches import Batch
     from psftr.data.windows import Window
-    from psftr.methods.psftr.network import Outputs
+    from psftr.methods.psftr.network import LayerOutputs
     from psftr.methods.psftr.settings import PostprocessSettings
 
 
@@ -67,7 +67,7 @@ class PostProcessor:
 
     @torch.no_grad()
     def detect(
-        self, outputs: Outputs, batch: Batch, text: Tensor, class_names: Sequence[str]
+        self, outputs: LayerOutputs, batch: Batch, text: Tensor, class_names: Sequence[str]
     ) -> list[WindowDetections]:
         """The best `top_per_window` (query, class) pairs of every window; text [K, D] in `class_names` order.
 
@@ -76,8 +76,7 @@ class PostProcessor:
         """
         if len(class_names) != len(text):
             raise ValueError(f"{len(class_names)} class names for {len(text)} text embeddings")
-        final = outputs.final
-        parts = (final.segments_cw, final.class_logits, final.actionness_logits)
+        parts = (outputs.segments_cw, outputs.class_logits, outputs.actionness_logits)
         if not all(torch.isfinite(part).all() for part in parts):
             raise PsftrError(
                 "the network's outputs are not finite: the training has diverged or the checkpoint is damaged; "
@@ -87,7 +86,7 @@ class PostProcessor:
         with torch.autocast(batch.features.device.type, enabled=False):
             num_valid = (~batch.is_padding).sum(1)  # [B]
             edge = (num_valid / size).view(-1, 1, 1)
-            segments_se = centre_width_to_start_end(final.segments_cw.float())
+            segments_se = centre_width_to_start_end(outputs.segments_cw.float())
             segments_se = torch.minimum(segments_se.clamp(min=0), edge)  # [B, Q, 2], normalised
             class_probability = self._class_probability(outputs, batch, segments_se, num_valid, text)
             scores = class_probability * self._actionness_of_names(outputs)  # [B, Q, K]
@@ -113,10 +112,10 @@ class PostProcessor:
         return found
 
     def _class_probability(
-        self, outputs: Outputs, batch: Batch, segments_se: Tensor, num_valid: Tensor, text: Tensor
+        self, outputs: LayerOutputs, batch: Batch, segments_se: Tensor, num_valid: Tensor, text: Tensor
     ) -> Tensor:
         """[B, Q, K]: softmax of ROIAligned raw features against text, mixed with the class head's."""
-        head = (outputs.final.class_logits.float() / self.settings.class_temperature).softmax(-1)
+        head = (outputs.class_logits.float() / self.settings.class_temperature).softmax(-1)
         if self.settings.roi_weight == 0:
             return head
         features = batch.features.float()
@@ -130,14 +129,14 @@ class PostProcessor:
         roi = (self.settings.logit_scale * text_similarity(pooled, text.float())).softmax(-1)
         return self.settings.roi_weight * roi + (1 - self.settings.roi_weight) * head
 
-    def _actionness_of_names(self, outputs: Outputs) -> Tensor:
+    def _actionness_of_names(self, outputs: LayerOutputs) -> Tensor:
         """[B, Q, K]: sigmoid of the actionness logit and the share of the name's own logit.
 
         The softmax over names loses how well a name fits at all: with wrong names only, one of them is still likely.
         """
-        final, settings = outputs.final, self.settings
+        settings = self.settings
         weight = settings.evidence_weight * (1 - settings.roi_weight)  # ROIAlign's cosines are not centred
-        return (final.actionness_logits.float().unsqueeze(-1) + weight * final.class_logits.float()).sigmoid()
+        return (outputs.actionness_logits.float().unsqueeze(-1) + weight * outputs.class_logits.float()).sigmoid()
 
     def merge(self, windows: Sequence[WindowDetections]) -> tuple[Detection, ...]:
         """All windows of one video -> its detections in seconds, best first, inside [0, duration]."""

@@ -52,6 +52,9 @@ class ReadsRuns(nn.Module):
         )
         return Outputs(final=final, saliency_logits=torch.zeros(batch, size), auxiliary=())
 
+    def forward_final(self, features, is_padding, text):
+        return self(features, is_padding, text).final
+
 
 def localizer(network=None, **more):
     parts = {"batch_size": 16, "device": "cpu"} | more

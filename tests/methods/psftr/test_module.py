@@ -148,7 +148,7 @@ def test_one_batch_is_learnt_by_heart():
     # The class head learnt the names by heart; ROIAligned features know them anyway. Both must find everything.
     for roi_weight in (0.0, 1.0):
         decoder = postprocessor(roi_weight=roi_weight, soft_nms_sigma=0.1)
-        detections = decoder.merge_videos(decoder.detect(outputs, batch, model.names(CLASSES), CLASSES))
+        detections = decoder.merge_videos(decoder.detect(outputs.final, batch, model.names(CLASSES), CLASSES))
         assert mean_ap(detections) == {"mAP": 1.0}
 
 
@@ -393,16 +393,18 @@ def test_a_fused_step_equals_a_plain_one():
 def test_training_is_fused_and_still_clips(tmp_path, precision):
     norms = []
 
+    def note(optimizer, *_):
+        assert optimizer.defaults["fused"]
+        grads = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+        norms.append(nn.utils.get_total_norm(grads).item())
+
     class Watch(pl.Callback):
         def on_before_optimizer_step(self, trainer, pl_module, optimizer):
-            assert optimizer.defaults["fused"]
-            self.note(pl_module)
+            note(optimizer)
+            optimizer.register_step_post_hook(note)
 
         def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
-            self.note(pl_module)
-
-        def note(self, model):
-            norms.append(nn.utils.get_total_norm([p.grad for p in model.parameters() if p.grad is not None]).item())
+            assert all(p.grad is None for p in pl_module.parameters())  # freed before the next forward pass
 
     trainer(tmp_path, callbacks=[Watch()], max_steps=1, precision=precision).fit(module(), loader())
     before, after = norms

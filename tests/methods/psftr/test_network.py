@@ -66,6 +66,14 @@ def test_auxiliary_outputs_change_nothing_else():
 
 
 @pytest.mark.parametrize("class_head", CLASS_HEADS)
+def test_the_final_outputs_alone_are_those_of_forward(class_head):
+    network, batch = _network(class_head=class_head), _batch()
+    expected, alone = network(*batch).final, network.forward_final(*batch)
+    for name in ("class_logits", "segments_cw", "actionness_logits"):
+        torch.testing.assert_close(getattr(alone, name), getattr(expected, name), atol=1e-4, rtol=1e-5)
+
+
+@pytest.mark.parametrize("class_head", CLASS_HEADS)
 def test_reordering_names_permutes_class_logits_and_changes_nothing_else(class_head):
     network, (features, is_padding, text) = _network(class_head=class_head), _batch()
     order = torch.tensor([3, 0, 4, 1, 2])

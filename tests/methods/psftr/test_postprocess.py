@@ -8,7 +8,7 @@ from torch import tensor
 
 from psftr.data.windows import Window
 from psftr.errors import PsftrError
-from psftr.methods.psftr.network import LayerOutputs, Outputs
+from psftr.methods.psftr.network import LayerOutputs
 from psftr.methods.psftr.postprocess import (
     WindowDetections,
     hard_nms_merge,
@@ -28,10 +28,9 @@ def window(*, offset=0.0, num_valid=10, size=10, duration_s=100.0, video_id="v")
 
 def outputs_of(segments_cw, class_logits, actionness):
     actionness = tensor(actionness)
-    final = LayerOutputs(
+    return LayerOutputs(
         class_logits=tensor(class_logits), segments_cw=tensor(segments_cw), actionness_logits=actionness.logit()
     )
-    return Outputs(final=final, saliency_logits=torch.zeros(len(actionness), 10), auxiliary=())
 
 
 def batch_of(windows, features=None):
@@ -96,12 +95,11 @@ def test_reordering_the_names_permutes_the_labels_only():
     batch = batch_of([window(), window(offset=10.0)], torch.randn(2, 10, 8, generator=generator))
 
     def decode(logits, text, names):
-        final = LayerOutputs(
+        outputs = LayerOutputs(
             class_logits=logits,
             segments_cw=torch.rand(2, 4, 2, generator=torch.Generator().manual_seed(1)),
             actionness_logits=torch.randn(2, 4, generator=torch.Generator().manual_seed(2)),
         )
-        outputs = Outputs(final=final, saliency_logits=torch.zeros(2, 10), auxiliary=())
         return postprocessor(roi_weight=0.5).merge_videos(
             postprocessor(roi_weight=0.5).detect(outputs, batch, text, names)
         )
