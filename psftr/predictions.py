@@ -1,7 +1,8 @@
 """Detections, the file they travel in, and what a localizer is: the seam between every method and evaluation.
 
 The file is the ActivityNet results JSON with a version string and one more key, "psftr": what produced it.
-Files of other tools lack that key and read as `Predictions` whose `provenance` is None. A CSV whose header
+A detection may carry "language_advantage" beside segment, label and score; readers that do not know it pass over it.
+Files of other tools lack the key "psftr" and read as `Predictions` whose `provenance` is None. A CSV whose header
 names video-id, t-start, t-end, label and score (any order, other columns ignored) reads the same way.
 
 Video ids are kept exactly as written; where predictions meet annotations, ids are compared by the rule of
@@ -70,13 +71,17 @@ def canonical_id(video_id: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Detection:
-    """`label` happens between `start_s` and `end_s` seconds of `video_id`; a higher score is surer."""
+    """`label` happens between `start_s` and `end_s` seconds of `video_id`; a higher score is surer.
+
+    language_advantage: of a method that predicts how much language helps, the mean over the detection's frames.
+    """
 
     video_id: str
     label: str
     start_s: float
     end_s: float
     score: float
+    language_advantage: float | None = None
 
 
 def marks_of(encoder: str, *, synthetic: bool) -> tuple[str, ...]:
@@ -189,10 +194,7 @@ def write_predictions(path: str | os.PathLike[str], predictions: Predictions) ->
                 raise PsftrError(f"{path}: detection {number} under {video_id} says {detection.video_id}")
             if complaint := _complaint(detection):
                 raise PsftrError(f"{path}: {video_id}, detection {number}: {complaint}")
-        results[video_id] = [
-            {"segment": [float(d.start_s), float(d.end_s)], "label": d.label, "score": float(d.score)}
-            for d in sorted(detections, key=lambda d: -d.score)
-        ]
+        results[video_id] = [_row(d) for d in sorted(detections, key=lambda d: -d.score)]
     content: dict[str, Any] = {"version": VERSION, "results": results}
     content["external_data"] = dict(predictions.external_data or {"used": False, "details": ""})
     if predictions.provenance is not None:
@@ -256,11 +258,21 @@ def _read_json(path: Path) -> Predictions:
     return Predictions(detections, provenance, external if isinstance(external, dict) else None)
 
 
+def _row(detection: Detection) -> dict[str, Any]:
+    row: dict[str, Any] = {"segment": [float(detection.start_s), float(detection.end_s)], "label": detection.label}
+    row["score"] = float(detection.score)
+    if detection.language_advantage is not None:
+        row["language_advantage"] = float(detection.language_advantage)
+    return row
+
+
 def _detection(path: Path, video_id: str, number: int, row: Any) -> Detection:
     try:
         start_s, end_s = row["segment"]
-        detection = Detection(video_id, row["label"], float(start_s), float(end_s), float(row["score"]))
-    except (KeyError, TypeError, ValueError):
+        advantage = row.get("language_advantage")
+        advantage = None if advantage is None else float(advantage)
+        detection = Detection(video_id, row["label"], float(start_s), float(end_s), float(row["score"]), advantage)
+    except (AttributeError, KeyError, TypeError, ValueError):
         raise PsftrError(
             f"{path}: {video_id}, detection {number}: {json.dumps(row)[:120]} is not "
             f'{{"segment": [START, END], "label": NAME, "score": NUMBER}}'
@@ -277,6 +289,8 @@ def _complaint(detection: Detection) -> str | None:
     start_s, end_s, score = detection.start_s, detection.end_s, detection.score
     if not (math.isfinite(start_s) and math.isfinite(end_s) and math.isfinite(score)):
         return f"segment [{start_s}, {end_s}] with score {score} is not finite; every number must be"
+    if detection.language_advantage is not None and not math.isfinite(detection.language_advantage):
+        return f"language_advantage {detection.language_advantage} is not finite; leave it out where it is not known"
     if end_s < start_s:
         return f"segment [{start_s}, {end_s}] ends before it starts"
     if not detection.label or not detection.video_id:

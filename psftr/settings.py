@@ -224,6 +224,15 @@ class EvaluateSettings(CommonSettings):
         choices=("unseen", "held-out"),
     )
     against: str | None = setting(None, "another run or multirun folder: the difference in pairs, with an interval")
+    mismatched: str | None = setting(
+        None, "predictions of the same model with the descriptions of other classes: LAP, the drop of mAP"
+    )
+    vision_only: str | None = setting(
+        None, "predictions of a model without language: easy, medium and hard classes by its AP"
+    )
+    ambiguous: str | None = setting(
+        None, "clips that only look like an action, JSON or CSV as annotations; null: ignored stretches of the data set"
+    )
     audit: bool = setting(False, "does text guide what is found? one table for each run and for their mean")
     baseline: bool = setting(False, "the training-free CLIP baseline beside every run, on the same features")
     protocol: str | None = setting(None, "clean or peer; null: as the run was trained", choices=PROTOCOLS)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -38,6 +38,7 @@ examples:
   psftr evaluate method=clip_baseline dataset=thumos14 split.ratio=75 split.index=0
   psftr evaluate predictions=pred.json annotations=data/thumos14/annotations.json dataset=thumos14
   psftr evaluate run=DIR audit=true              does text guide what is found?
+  psftr evaluate predictions=pred.json annotations=gt.json mismatched=other.json vision_only=plain.json
   psftr evaluate run=DIR against=OTHER_DIR       is it better? paired over splits and seeds, with an interval
 
 With run=DIR the run's own settings hold; paths, batch size and post-processing may be overridden.
@@ -160,11 +161,34 @@ def report_of(
         log.info("=== %s", label)
     baseline = aggregate(list(baselines.values()), expected=expected) if baselines else None
     show(report, baseline, out, figures=settings.figures)
+    tables = show_language(own, jobs[-1].evaluate, settings, out)
     if audits:
         log.info("%s", audit_text(audits, out))
+        tables.append(audit_table(audits))
     if settings.figures:
-        show_page(out, files, {**own, **baselines}, jobs, report, tables=[audit_table(audits)] if audits else [])
+        show_page(out, files, {**own, **baselines}, jobs, report, tables=tables)
     return report
+
+
+def show_language(
+    evaluations: Mapping[str, Evaluation],
+    score: Callable[[Predictions], Evaluation],
+    settings: EvaluateSettings,
+    out: Path | None,
+) -> list[Table]:
+    """How much the files lean on language: written always, printed where the user gave a file to compare with."""
+    from psftr.cli.language import LanguageFiles, language_tables, write_language
+    from psftr.evaluation.render import text
+
+    given = LanguageFiles(
+        mismatched=settings.mismatched, vision_only=settings.vision_only, ambiguous=settings.ambiguous
+    )
+    tables = language_tables(evaluations, score=score, files=given)
+    if given.is_any:
+        log.info("%s", "\n\n".join(text(table) for table in tables))
+    if out is not None:
+        log.info("  %s", "\n  ".join(str(path) for path in write_language(out, tables)))
+    return tables
 
 
 def audits_of(runs: Sequence[RunFolder], jobs: Sequence[Job]) -> list[Audit]:
@@ -283,6 +307,11 @@ def evaluate_file(settings: EvaluateSettings) -> float:
     report = aggregate([evaluation], expected=[evaluation.split.index if evaluation.split else 0])
     out = Path(settings.out) if settings.out else None
     show(report, None, out, figures=settings.figures and out is not None)
+
+    def score(other: Predictions) -> Evaluation:
+        return evaluate_predictions(other, annotations, split, protocol=protocol)
+
+    show_language({Path(str(settings.predictions)).name: evaluation}, score, settings, out)
     return report.average.mean
 
 

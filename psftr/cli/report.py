@@ -6,6 +6,7 @@ a click on a detection shows its stages.
 
 examples:
   psftr report predictions.json --annotations data/thumos14/annotations.json
+  psftr report full.json --annotations gt.json --mismatched mismatched.json --vision-only plain.json --csv tables/
   psftr report run*/predictions.json --annotations data/thumos14/annotations.json --out ten_splits.html
   psftr report other.json --annotations gt.json --dataset thumos14 --splits-dir data/thumos14/splits --index 0
   psftr report predictions.json --annotations mine.json --subset test --tious 0.3 0.5 0.7 --videos-dir videos/
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from psftr.data.annotations import Annotations
     from psftr.data.splits import ClassSplit
     from psftr.evaluation.aggregate import TenSplitReport
+    from psftr.evaluation.protocol import Evaluation
     from psftr.evaluation.rules import Protocol
     from psftr.evaluation.stage_trace import StageTrace
     from psftr.predictions import Predictions
@@ -47,6 +49,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_settings(parser, SplitSettings, leave_out=("kind", "index", "seed", "file"))
     add("--index", type=number(int, least=0), nargs="+", metavar="N", help="split of each file, in order")
     add("--stages", nargs="+", metavar="FILE", help="stage traces, one for each file (default: stages.json beside it)")
+    add("--mismatched", metavar="FILE", help="predictions of the same model with other classes' descriptions: LAP")
+    add("--vision-only", metavar="FILE", help="predictions of a model without language: easy, medium, hard classes")
+    add("--ambiguous", metavar="FILE", help="clips that only look like an action, JSON or CSV (default: ignored ones)")
+    add("--csv", metavar="DIR", help="also the language figures as language.csv and levels.csv")
     add("--videos-dir", metavar="DIR", help="where the videos are, to play them (default: beside the page)")
     add("--figures", metavar="DIR", help="also PNG figures, and timelines of the first videos")
     add("--title", default="psftr report", help="default %(default)s")
@@ -54,6 +60,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     from psftr.cli.ground_truth import read_ground_truth
+    from psftr.cli.language import LanguageFiles, language_tables, write_language
     from psftr.errors import PsftrError
     from psftr.evaluation.aggregate import group_reports
     from psftr.evaluation.labels import told
@@ -74,6 +81,13 @@ def run(args: argparse.Namespace) -> int:
         raise PsftrError(f"these files are of different data sets or rules ({named}); make a page for each")
     protocol = next(iter(rules.values()))
     evaluations = score_files(files, annotations, protocol=protocol, splits=splits)
+    given = LanguageFiles(mismatched=args.mismatched, vision_only=args.vision_only, ambiguous=args.ambiguous)
+
+    def score(other: Predictions) -> Evaluation:
+        alike, _ = _spelled_alike({"other": other}, annotations)
+        return score_files(alike, annotations, protocol=protocol, splits=dict(zip(alike, splits.values())))["other"]
+
+    language = language_tables(evaluations, score=score, files=given)
     path = write_report_page(
         args.out,
         files,
@@ -81,13 +95,14 @@ def run(args: argparse.Namespace) -> int:
         evaluations=evaluations,
         videos_dir=args.videos_dir,
         stages=stages,
+        further_tables=language,
         title=args.title,
     )
     if renamed:
         print(told(renamed))
     reports = group_reports(evaluations.values())
     _print_means(reports, files)
-    paths = [path]
+    paths = [path, *(write_language(Path(args.csv), language) if args.csv else ())]
     if args.figures:
         paths += _figures(Path(args.figures), reports, files, annotations)
     print("written:\n" + "\n".join(f"  {path} ({path.stat().st_size / 1e6:.2f} MB)" for path in paths))
@@ -104,8 +119,9 @@ def _check(args: argparse.Namespace) -> None:
     if out.is_dir():
         raise PsftrError(f"--out {args.out} is a folder; name the page's file, such as {out / 'report.html'}")
     writable_folder("--out", str(out.parent))
-    if args.figures is not None:
-        writable_folder("--figures", args.figures)
+    for flag, folder in (("--figures", args.figures), ("--csv", args.csv)):
+        if folder is not None:
+            writable_folder(flag, folder)
     if args.videos_dir is not None and not Path(args.videos_dir).is_dir():
         raise PsftrError(f"--videos-dir {args.videos_dir}: no such folder")
 

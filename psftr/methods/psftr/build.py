@@ -28,9 +28,18 @@ from psftr.methods.psftr.heads import (
     SaliencyHead,
     SegmentHead,
 )
+from psftr.methods.psftr.language_gate import (
+    GatedEnhancement,
+    GatedFusion,
+    GatedNameGuidance,
+    GatedPromptInfusion,
+    GatedTraining,
+    LanguageGate,
+)
 from psftr.methods.psftr.network import PSFTR
 from psftr.methods.psftr.postprocess import MergeRule, PostProcessor, hard_nms_merge, peer_merge, soft_nms_merge
 from psftr.methods.psftr.settings import (
+    ADDING,
     CLASS_HEADS,
     LossSettings,
     MatcherSettings,
@@ -76,6 +85,7 @@ from psftr.settings import WindowSettings, to_dict
 __all__ = [
     "NetworkConfig",
     "build_criterion",
+    "build_gated_training",
     "build_network",
     "build_postprocessor",
     "build_window_policy",
@@ -135,13 +145,26 @@ def build_network(config: NetworkConfig) -> PSFTR:
         actionness_head=ActionnessHead(dim=config.dim),
         saliency_head=SaliencyHead(dim=config.dim),
         similarity=CentredSimilarity(feature_dim=config.feature_dim) if reads_curves else NoSimilarity(),
-        guidance=NameGuidance(channels=config.guidance_channels, dim=config.dim)
-        if config.similarity_guidance
-        else Unguided(),
+        guidance=_guidance(config),
         feature_dim=config.feature_dim,
         text_dim=config.text_dim,
         first_output=0 if config.auxiliary else config.decoder_layers - 1,
     )
+
+
+def build_gated_training(network: nn.Module, *, num_classes: int) -> GatedTraining | None:
+    """What the language gates of a network need in training; None where it has none."""
+    gates = [module for module in network.modules() if isinstance(module, LanguageGate)]
+    return GatedTraining(gates=gates, num_classes=num_classes) if gates else None
+
+
+def _guidance(config: NetworkConfig) -> nn.Module:
+    if not config.similarity_guidance:
+        return Unguided()
+    sizes = {"channels": config.guidance_channels, "dim": config.dim}
+    if config.gates_frames:
+        return GatedNameGuidance(gate=LanguageGate(dim=config.dim, of="frames"), **sizes)
+    return NameGuidance(**sizes)
 
 
 def _ssae_layer(config: NetworkConfig, index: int) -> SsaeLayer:
@@ -157,7 +180,7 @@ def _ssae_layer(config: NetworkConfig, index: int) -> SsaeLayer:
     return SsaeLayer(
         visual_synergy=VisualSynergy(attention=TemporalDeformableAttention(**_sampling(config)), **_residual(config)),
         textual_synergy=textual_synergy,
-        text_to_vision=_fusion(config) if config.text_to_vision else Unfused(feed_forward=_ffn(config)),
+        text_to_vision=_text_to_vision(config) if config.text_to_vision else Unfused(feed_forward=_ffn(config)),
         vision_to_text=vision_to_text,
     )
 
@@ -168,7 +191,12 @@ def _sgqg_layer(config: NetworkConfig) -> SgqgLayer:
     if config.text_to_query:
         literal = config.query_residual == "literal"
         kind = LiteralSemanticPromptInfusion if literal else SemanticPromptInfusion
-        infusion = kind(attention=_attention(config), feed_forward=_ffn(config), **_residual(config))
+        parts = {"attention": _attention(config), "feed_forward": _ffn(config), **_residual(config)}
+        infusion = (
+            GatedPromptInfusion(gate=LanguageGate(dim=config.dim, of="queries"), **parts)
+            if config.gates_queries
+            else kind(**parts)
+        )
     deformable = SegmentDeformableAttention if config.refine else TemporalDeformableAttention
     return SgqgLayer(
         self_attention=QuerySelfAttention(attention=_attention(config), **_residual(config)),
@@ -184,7 +212,9 @@ def _spde(config: NetworkConfig) -> nn.Module:
     if config.spde == "none":
         return NoEnhancement()
     kinds = {"residual": ResidualFusion, "concat_mlp": ConcatMlpFusion, "mlp_residual": LinearResidualFusion}
-    fusion = kinds[config.spde](feature_dim=config.feature_dim, dim=config.dim)
+    fusion: nn.Module = kinds[config.spde](feature_dim=config.feature_dim, dim=config.dim)
+    if config.gates_queries and config.spde in ADDING:
+        fusion = GatedEnhancement(gate=LanguageGate(dim=config.dim, of="queries"), fusion=fusion)
     return SPDE(prototype=SemanticPrototype(scale=config.logit_scale), fusion=fusion)
 
 
@@ -193,6 +223,13 @@ def _class_head(config: NetworkConfig) -> nn.Module:
     module, _, name = CLASS_HEADS[config.class_head].partition(":")
     kind: Callable[..., nn.Module] = getattr(import_module(module), name)
     return kind(**{wanted: getattr(config, wanted) for wanted in signature(kind).parameters})
+
+
+def _text_to_vision(config: NetworkConfig) -> CrossModalFusion:
+    if not config.gates_frames:
+        return _fusion(config)
+    gate = LanguageGate(dim=config.dim, of="frames")
+    return GatedFusion(gate=gate, attention=_attention(config), feed_forward=_ffn(config), **_residual(config))
 
 
 def _fusion(config: NetworkConfig) -> CrossModalFusion:

@@ -7,10 +7,12 @@ from typing import TYPE_CHECKING
 
 import torch
 import torch.distributed as dist
+import torch.nn.functional as F
 from torch import Tensor
 
 from psftr.methods.psftr import losses
 from psftr.methods.psftr.matcher import Matches
+from psftr.segments import centre_width_to_start_end
 
 if TYPE_CHECKING:
     from psftr.data.batches import Batch, Target
@@ -51,6 +53,23 @@ class Criterion:
                 terms |= {f"aux{i}/{name}": term for name, term in layer_terms.items()}
             terms["total"] = torch.stack(list(terms.values())).sum()
         return terms
+
+    @torch.no_grad()
+    def query_losses(self, layer: LayerOutputs, targets: Sequence[Target]) -> tuple[Tensor, Tensor]:
+        """(loss [B,Q], label [B,Q]): class and segment terms of matched queries, actionness of the rest, label -1."""
+        window, query, labels, goal_cw = _gather(self.matcher(layer, targets), targets)
+        actionness = layer.actionness_logits.float()
+        w, segments_cw = self.weights, layer.segments_cw.float()[window, query]
+        loss = w.actionness * losses.sigmoid_focal(
+            actionness, torch.zeros_like(actionness), alpha=losses.ALPHA, gamma=losses.GAMMA
+        )
+        overlap = self.overlap(centre_width_to_start_end(segments_cw), centre_width_to_start_end(goal_cw))
+        named = F.cross_entropy(layer.class_logits.float()[window, query], labels, reduction="none")
+        distance = (segments_cw - goal_cw).abs().sum(-1)
+        loss[window, query] = w.classification * named + w.l1 * distance + w.iou * (1 - overlap)
+        label = torch.full(actionness.shape, -1, device=actionness.device)
+        label[window, query] = labels
+        return loss, label
 
     def _query_terms(self, layer: LayerOutputs, targets: Sequence[Target], num_actions: Tensor) -> dict[str, Tensor]:
         window, query, labels, goal_cw = _gather(self.matcher(layer, targets), targets)

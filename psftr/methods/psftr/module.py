@@ -15,7 +15,14 @@ from torch.optim.lr_scheduler import LinearLR, LRScheduler, MultiStepLR
 from psftr.data.batches import Batch
 from psftr.errors import PsftrError
 from psftr.features.text import TextEmbeddings
-from psftr.methods.psftr.build import build_criterion, build_network, build_postprocessor, network_config
+from psftr.methods.psftr.build import (
+    build_criterion,
+    build_gated_training,
+    build_network,
+    build_postprocessor,
+    network_config,
+)
+from psftr.methods.psftr.language_gate import GatedTraining
 from psftr.methods.psftr.network import Outputs
 from psftr.methods.psftr.postprocess import WindowDetections
 from psftr.methods.psftr.settings import OptimizerSettings, PsftrSettings
@@ -57,6 +64,8 @@ class PsftrModule(pl.LightningModule):
         self.criterion = build_criterion(own.loss, own.matcher)
         self.postprocessor = build_postprocessor(own.postprocess, is_peer=is_peer)
         self.optimizer_settings = own.optimizer
+        self.gated_training = build_gated_training(self.network, num_classes=len(train_classes))
+        self.advantage_weight = own.loss.advantage
         self.train_classes, self.val_classes = tuple(train_classes), tuple(val_classes)
         self.predict_classes = self.val_classes  # of predict_step; may be set at any time
         self.text = text
@@ -77,9 +86,20 @@ class PsftrModule(pl.LightningModule):
         self._train_text = self.names(self.train_classes)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        losses = self.criterion(self(batch, self._train_text), batch)
+        if self.gated_training is None:
+            losses = self.criterion(self(batch, self._train_text), batch)
+        else:
+            losses = self._gated_losses(batch, self.gated_training)
         self._log_losses("train", losses, batch)
         return losses["total"]
+
+    def _gated_losses(self, batch: Batch, gated: GatedTraining) -> dict[str, Tensor]:
+        """The losses of a network with language gates: every second step has its text off."""
+        gated.begin_step(self.global_step)
+        outputs = self(batch, self._train_text)
+        losses = self.criterion(outputs, batch)
+        advantage = self.advantage_weight * gated.advantage_loss(outputs, batch, self.criterion)
+        return {**losses, "advantage": advantage, "total": losses["total"] + advantage}
 
     def on_validation_epoch_start(self) -> None:
         self._val_text = self.names(self.val_classes)

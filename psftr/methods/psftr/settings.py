@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from psftr.errors import PsftrError
 from psftr.settings import Checked, WindowSettings, group, setting
 
+ADDING = ("residual", "mlp_residual")  # values of spde that add to the queries, so that a gate can weight it
 MAX_LOGIT_SCALE = 200.0  # twice CLIP's: a clamp at CLIP's own 100 would hold its starting value without gradient
 
 CLASS_HEADS = {
@@ -64,6 +65,12 @@ class ModelSettings(Checked):
         100.0, "CLIP's: fixed in equation 5, the starting value in the class head", least=1, most=MAX_LOGIT_SCALE
     )
 
+    language_gate: str = setting(
+        "none",
+        "what text adds to frames or queries is weighted by how much it is expected to help (ActionVLM)",
+        choices=("none", "frame", "query", "both"),
+    )
+
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.dim % self.heads:
@@ -79,6 +86,26 @@ class ModelSettings(Checked):
             raise PsftrError(
                 f"class_head=similarity reads no queries, so spde={self.spde} would change nothing: set spde=none"
             )
+        if self.gates_frames and not (self.similarity_guidance or self.text_to_vision):
+            raise PsftrError(
+                f"language_gate={self.language_gate} has no text to weight in frames: "
+                "turn on similarity_guidance or text_to_vision, or set language_gate=none"
+            )
+        if self.gates_queries and not (self.text_to_query or self.spde in ADDING):
+            raise PsftrError(
+                f"language_gate={self.language_gate} has no text to weight in queries: "
+                f"turn on text_to_query, set spde={' or '.join(ADDING)}, or set language_gate=none"
+            )
+        if self.gates_queries and self.text_to_query and self.query_residual == "literal":
+            raise PsftrError("language_gate weights queries with query_residual=attended only: set it, or no gate")
+
+    @property
+    def gates_frames(self) -> bool:
+        return self.language_gate in ("frame", "both")
+
+    @property
+    def gates_queries(self) -> bool:
+        return self.language_gate in ("query", "both")
 
 
 IOU_FORMS = ("tiou", "giou")
@@ -107,6 +134,7 @@ class LossSettings(Checked):
     iou: float = setting(2.0, "weight of the IoU loss", least=0)
     actionness: float = setting(3.0, "weight of the actionness loss", least=0)
     saliency: float = setting(3.0, "weight of the saliency loss", least=0)
+    advantage: float = setting(0.1, "of language_gate: weight of the advantage loss (ActionVLM, equation 9)", least=0)
     iou_form: str = setting("tiou", "overlap in the loss and in the matching", choices=IOU_FORMS)
     saliency_form: str = setting("bce", "the paper's, or GAP's focal form", choices=("bce", "focal"))
 
