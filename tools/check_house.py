@@ -46,6 +46,11 @@ LONG = 400
 
 # Names of settings that mean something else elsewhere: "file:name" or "settings:key", with * -> what they mean there.
 EXEMPT = {
+    "settings:backend": "of CASCADE; what writes descriptions",
+    "settings:data_root": "of every verb that trains or scores; where `psftr describe` finds class names",
+    "settings:dry_run": "of CASCADE; of descriptions",
+    "settings:labels": "looked for in own videos by CASCADE; described",
+    "settings:record": "of CASCADE; of descriptions",
     "settings:method": "cascade is a verb of its own, with one method",
     "settings:baseline": "beside CASCADE always, beside a trained run on demand",
     "settings:redo": "of CASCADE's answers; of a run's predictions",

@@ -19,6 +19,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "train": ("hydra", "train on the seen classes of a split; -m sweeps"),
     "evaluate": ("hydra", "localize the unseen classes and score: one run, a multirun of ten, or a predictions file"),
     "cascade": ("hydra", "training-free localization by stages: CLIP features or a multimodal model"),
+    "describe": ("hydra", "class names -> descriptions by a language model: what moves, from start to end"),
     "predict": ("flags", "find actions, named in your words, in your videos: times, subtitles, pictures, a page"),
     "report": ("flags", "one self-contained HTML page for predictions files"),
     "bench": ("flags", "ratios of our code to named baselines, measured in one run"),

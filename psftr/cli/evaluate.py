@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 from psftr.cli.hydra_app import compose_with, config_groups, given_overrides, planned_overrides
 from psftr.cli.present import compare_settings, draw_example, show
 from psftr.errors import PsftrError
+from psftr.files import read_json
+from psftr.methods import method_names
 from psftr.settings import EvaluateSettings
 
 if TYPE_CHECKING:
@@ -43,6 +45,18 @@ With run=DIR the run's own settings hold; paths, batch size and post-processing 
 """
 log = logging.getLogger("psftr")
 PUBLISHED_SPLITS = range(10)
+
+
+def rewrite_arguments(arguments: list[str]) -> list[str]:
+    """With run=DIR the keys of the run's own method are known, without its name being given."""
+    folders = [Path(text.partition("=")[2]) for text in arguments if text.startswith("run=")]
+    if not folders or any(text.startswith("method=") for text in arguments):
+        return arguments
+    for file in (folders[-1] / "run.json", *sorted(folders[-1].glob("*/run.json"))):
+        if file.is_file():
+            name = read_json(file, remedy="train again").get("method")
+            return [f"method={name}", *arguments] if name in method_names() else arguments
+    return arguments
 
 
 def check(config: Mapping[str, Any]) -> None:

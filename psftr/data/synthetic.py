@@ -86,9 +86,7 @@ def generator_facts() -> dict[str, Any]:
     return {"version": GENERATOR_VERSION, "recipe": hashlib.sha256(repr(Recipe()).encode()).hexdigest()[:16]}
 
 
-def plan_actions(
-    main: Composition, duration_s: float, rng: np.random.Generator, repertoire: Repertoire = REPERTOIRE
-) -> list[Event]:
+def plan_actions(main: Composition, duration_s: float, repertoire: Repertoire, rng: np.random.Generator) -> list[Event]:
     """Actions and distractors of one video: log-normal lengths of 1 to 10 s, gaps short and long.
 
     A third of the videos has a second class, half of the time one that differs from `main` in a word.
@@ -231,7 +229,7 @@ def plan_world(world: World) -> Plan:
             num_steps = int(rng.uniform(world.min_duration_s, world.max_duration_s) * world.fps / world.stride)
             duration_s = num_steps * world.stride / world.fps
             classes = world.repertoire.classes
-            events = plan_actions(classes[number % len(classes)], duration_s, rng, world.repertoire)
+            events = plan_actions(classes[number % len(classes)], duration_s, world.repertoire, rng)
             actions = tuple(Action(e.start_s, e.end_s, e.composition.name) for e in events if e.kind == "action")
             distractors[video_id] = [event for event in events if event.kind == "distractor"]
             videos[video_id] = Video(video_id, subset, duration_s, world.fps, actions)

@@ -153,7 +153,11 @@ def test_windows_of_a_video_are_merged_by_soft_nms_in_each_class():
         labels=torch.tensor([0, 0, 1]), scores=torch.tensor([0.9, 0.8, 0.7]),
     )  # fmt: skip
     found = decoder.merge([one])
-    assert [(d.label, round(d.score, 4)) for d in found] == [("a", 0.9), ("b", 0.7), ("a", round(0.8 * math.exp(-2), 4))]
+    assert [(d.label, round(d.score, 4)) for d in found] == [
+        ("a", 0.9),
+        ("b", 0.7),
+        ("a", round(0.8 * math.exp(-2), 4)),
+    ]
 
 
 def test_voting_averages_boundaries_of_near_candidates_of_the_class():
