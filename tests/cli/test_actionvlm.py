@@ -30,9 +30,7 @@ def workplace(tmp_path_factory):
 
 
 def train(workplace, name, *arguments, check=True, method="actionvlm"):
-    return psftr(
-        "train", f"method={method}", *SMALL, *arguments, f"hydra.run.dir={name}", cwd=workplace, check=check
-    )
+    return psftr("train", f"method={method}", *SMALL, *arguments, f"hydra.run.dir={name}", cwd=workplace, check=check)
 
 
 @pytest.fixture(scope="module")
