@@ -116,7 +116,7 @@ def test_a_killed_training_goes_on_exactly_as_it_would_have(workplace):
         patch.setattr(EpochSeed, "on_train_epoch_start", lambda self, t, m: (stop(t), start(self, t, m))[1])
         with pytest.raises(Killed):
             train_run(*read_config(TrainSettings, facts["config"]), Path("killed"))
-    assert Trainer and last.is_file() and os.path.isdir(workplace / "killed")
+    assert last.is_file()
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(workplace)
         train_run(*read_config(TrainSettings, facts["config"]), Path("killed"))
