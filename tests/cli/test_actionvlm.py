@@ -93,8 +93,6 @@ def test_a_killed_training_goes_on_exactly_as_it_would_have(workplace):
     last = workplace / "half" / "checkpoints" / "last.ckpt"
     facts = json.loads((workplace / "half" / "run.json").read_text())
     # as if killed: the last checkpoint is that of the second epoch
-    from pytorch_lightning import Trainer
-
     from psftr.engine.configuration import read_config
     from psftr.engine.train import train as train_run
     from psftr.settings import TrainSettings
@@ -105,8 +103,6 @@ def test_a_killed_training_goes_on_exactly_as_it_would_have(workplace):
     def stop(trainer, *_):
         if trainer.current_epoch == 2:
             raise Killed
-
-    import os
 
     from psftr.engine.trainer import EpochSeed
 
