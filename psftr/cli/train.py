@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from psftr.cli.hydra_app import output_dir
+from psftr.cli.hydra_app import config_dir_among, job_logging, output_dir
 from psftr.errors import PsftrError
 from psftr.settings import TrainSettings
 
@@ -22,10 +22,11 @@ examples:
   psftr train                                                    the embedded synthetic world
   psftr train dataset=thumos14 split.ratio=75 split.index=0      real data, after `psftr prepare thumos14`
   psftr train -m dataset=thumos14 'split.index=range(10)' model.heads=4,8
+  psftr train dataset=data/kitchen                               your own data, after `psftr prepare custom`
   psftr train experiment=table2                                  every row of the paper's Table 2
   psftr train resume=outputs/thumos14/75-split0/…                go on where a killed run stopped
 
-groups: dataset=synthetic|thumos14|activitynet13   split=published|random|file   logger=csv|tensorboard|wandb|none
+groups: dataset=synthetic|thumos14|activitynet13|FILE   split=published|random|file   logger=csv|tensorboard|wandb|none
         method=NAME   variant=NAME   experiment=NAME
 """
 
@@ -35,10 +36,12 @@ def rewrite_arguments(arguments: list[str]) -> list[str]:
     given = [a for a in arguments if a.startswith("resume=")]
     if not given or given[-1] in ("resume=", "resume=null"):
         return arguments
-    others = [a for a in arguments if not a.startswith("resume=") and a not in ("-m", "--multirun")]
+    rest = [a for a in arguments if not a.startswith("resume=") and a not in ("-m", "--multirun")]
+    folder = config_dir_among(rest)  # a run made with one needs it again
+    others = [a for a in rest if not a.startswith(("--config-dir", "-cd")) and a != folder]
     if others:
         raise PsftrError(f"resume takes its configuration from the folder; leave out {' '.join(others)}")
-    return resume_arguments(Path(given[-1].partition("=")[2]))
+    return resume_arguments(Path(given[-1].partition("=")[2])) + ([f"--config-dir={folder}"] if folder else [])
 
 
 def resume_arguments(folder: Path) -> list[str]:
@@ -68,7 +71,24 @@ def check(config: Mapping[str, Any]) -> None:
     common, _, _ = read_config(TrainSettings, config)
     from psftr.engine.trainer import check_trainer  # imports Lightning
 
-    check_trainer(common.trainer)
+    check_trainer(common)
+
+
+def check_folder(config: Mapping[str, Any], folder: Path, *, is_sweep: bool) -> None:
+    """Refuse a folder that another training writes into or that holds a run of other settings, before Hydra writes."""
+    if not folder.is_dir():
+        return
+    from psftr.engine.configuration import read_config
+    from psftr.engine.runs import RunFolder
+    from psftr.engine.train import check_settings
+
+    runs = [RunFolder(path) for path in (folder.iterdir() if is_sweep else (folder,)) if path.is_dir()]
+    for run in runs:
+        if run.is_held():
+            raise PsftrError(run.busy())
+    if not is_sweep:
+        common, _, own = read_config(TrainSettings, config)
+        check_settings(common, own, RunFolder(folder))
 
 
 def run(config: Mapping[str, Any]) -> float | None:
@@ -76,4 +96,4 @@ def run(config: Mapping[str, Any]) -> float | None:
     from psftr.engine.configuration import read_config
     from psftr.engine.train import train
 
-    return train(*read_config(TrainSettings, config), output_dir())
+    return train(*read_config(TrainSettings, config), output_dir(), log_config=job_logging())

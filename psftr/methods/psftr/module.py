@@ -7,7 +7,6 @@ from itertools import chain
 from typing import Any
 
 import pytorch_lightning as pl
-import torch.distributed as dist
 from torch import Tensor, nn
 from torch.optim import AdamW
 from torch.optim.lr_scheduler import LinearLR, LRScheduler, MultiStepLR
@@ -16,6 +15,7 @@ from psftr.data.batches import Batch
 from psftr.errors import PsftrError
 from psftr.features.text import TextEmbeddings
 from psftr.methods.psftr.build import build_criterion, build_network, build_postprocessor, network_config
+from psftr.methods.psftr.distributed import gathered, total_over_ranks
 from psftr.methods.psftr.network import Outputs
 from psftr.methods.psftr.postprocess import WindowDetections
 from psftr.methods.psftr.settings import OptimizerSettings, PsftrSettings
@@ -91,12 +91,12 @@ class PsftrModule(pl.LightningModule):
         self._found += self.postprocessor.detect(outputs, batch, self._val_text, self.val_classes)
 
     def on_validation_epoch_end(self) -> None:
-        found, self._found = _gather_ranks(self._found), []
+        found, self._found = gathered(self._found), []
         if self.score is None or self.trainer.sanity_checking:  # a sanity check sees a few windows only
             return
         figures = self.score(self.postprocessor.merge_videos(found))
-        # Every rank scored the same detections.
-        self.log_dict({f"val/{name}": float(value) for name, value in figures.items()}, rank_zero_only=False)
+        # every rank scored the same detections
+        self.log_dict({f"val/{name}": float(value) for name, value in figures.items()}, sync_dist=True)
 
     def predict_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> list[WindowDetections]:
         """Detections per window over `predict_classes`; `merge_predictions` makes them those of videos."""
@@ -122,7 +122,10 @@ class PsftrModule(pl.LightningModule):
 
     def _log_losses(self, stage: str, losses: Mapping[str, Tensor], batch: Batch) -> None:
         values = {f"{stage}/{name}": value.detach() for name, value in losses.items()}
-        self.log_dict(values, on_step=False, on_epoch=True, batch_size=len(batch), sync_dist=stage == "val")
+        # the mean over ranks is the loss of all their windows together, so that is its weight on every rank
+        self.log_dict(
+            values, on_step=False, on_epoch=True, batch_size=total_over_ranks(len(batch), self.device), sync_dist=True
+        )
 
 
 def parameter_groups(network: nn.Module, config: OptimizerSettings) -> list[dict[str, Any]]:
@@ -145,12 +148,3 @@ def parameter_groups(network: nn.Module, config: OptimizerSettings) -> list[dict
             if parameters:
                 groups.append({"name": part + suffix, "params": parameters, "lr": lr, "weight_decay": decay})
     return groups
-
-
-def _gather_ranks(found: list[WindowDetections]) -> list[WindowDetections]:
-    """Every rank's windows, on every rank."""
-    if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
-        return found
-    parts: list[Any] = [None] * dist.get_world_size()
-    dist.all_gather_object(parts, found)
-    return list(chain.from_iterable(parts))
