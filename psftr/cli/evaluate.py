@@ -51,6 +51,9 @@ def check(config: Mapping[str, Any]) -> None:
     settings, _, _ = read_config(EvaluateSettings, config)
     wanted = [key for key in ("run", "predictions") if getattr(settings, key)]
     if settings.method == "clip_baseline" and not wanted:
+        from psftr.data.datasets import spec_of
+
+        spec_of(settings.dataset)
         return
     if len(wanted) != 1:
         raise PsftrError(
@@ -303,9 +306,7 @@ def dataset_settings(split: Mapping[str, Any], settings: EvaluateSettings) -> Ev
     if "dataset" in _given_keys() or name == settings.dataset.name:
         return settings
     if name not in config_groups()["dataset"]:
-        raise PsftrError(
-            f"the predictions are of the data set {name!r}: say where it is with dataset=… dataset.root=DIR"
-        )
+        raise PsftrError(f"the predictions are of the data set {name!r}: say where it is with dataset=FILE")
     return read_config(EvaluateSettings, compose_with(CONFIG, f"dataset={name}"))[0]
 
 

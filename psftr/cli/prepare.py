@@ -77,7 +77,7 @@ def run(args: argparse.Namespace) -> int:
         _refuse(
             args,
             ("source", "base_url", "simulate_features", "limit", "dim", "num_train", "num_test"),
-            "is not for custom",
+            "is not for a data set of your own",
         )
         return _prepare_own(args)
     _refuse(args, OWN, "is for `psftr prepare custom`")

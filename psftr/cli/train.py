@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -66,9 +67,11 @@ def quoted(path: Path) -> str:
 
 def check(config: Mapping[str, Any]) -> None:
     """Refuse settings that cannot be trained with, before a run folder is made."""
+    from psftr.data.datasets import spec_of
     from psftr.engine.configuration import read_config
 
     common, _, _ = read_config(TrainSettings, config)
+    spec_of(common.dataset)
     from psftr.engine.trainer import check_trainer  # imports Lightning
 
     check_trainer(common)
@@ -96,4 +99,25 @@ def run(config: Mapping[str, Any]) -> float | None:
     from psftr.engine.configuration import read_config
     from psftr.engine.train import train
 
-    return train(*read_config(TrainSettings, config), output_dir(), log_config=job_logging())
+    try:
+        return train(*read_config(TrainSettings, config), output_dir(), log_config=job_logging())
+    except (PsftrError, OSError):
+        remove_traces(output_dir())
+        raise
+
+
+def remove_traces(folder: Path) -> None:
+    """Of a training that never began: its folder, where nothing but settings, log and lock is in it."""
+    from psftr.engine.runs import RunFolder
+
+    if {path.name for path in folder.iterdir()} - {".hydra", ".lock", "train.log"} or RunFolder(folder).is_held():
+        return
+    shutil.rmtree(folder, ignore_errors=True)
+    here = Path.cwd()
+    for parent in folder.absolute().parents:
+        if parent == here or not parent.is_relative_to(here):
+            break
+        try:
+            parent.rmdir()
+        except OSError:  # not empty
+            break
