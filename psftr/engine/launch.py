@@ -17,6 +17,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +53,8 @@ def run_ranks(job: Mapping[str, Any], *, num_ranks: int, num_nodes: int, folder:
                 if rank.poll() is None:
                     rank.kill()
                 rank.wait()
+                with suppress(OSError):  # the pipe of one that is gone
+                    rank.stdin.close()  # type: ignore[union-attr]
         if any(codes):
             raise PsftrError(_what_failed(Path(failures), codes, folder))
 
@@ -89,12 +92,10 @@ def _start(job: Mapping[str, Any], environment: Mapping[str, str]) -> subprocess
         start_new_session=True,  # a terminal's Ctrl-C reaches the starting process only, which passes it on once
     )
     assert rank.stdin is not None
-    try:
-        # the pipe stays open: its end tells the rank that nobody waits for it any more
+    # the pipe stays open: its end tells the rank that nobody waits for it any more
+    with suppress(OSError):  # one that is gone already says why by how it ended
         rank.stdin.write(json.dumps(job) + "\n")
         rank.stdin.flush()
-    except OSError:  # it is gone already; how it ended says why
-        pass
     return rank
 
 

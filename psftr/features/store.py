@@ -8,6 +8,7 @@ import math
 import os
 from collections import OrderedDict
 from collections.abc import Iterator
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -213,11 +214,8 @@ class FeatureWriter:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        try:
+        with suppress(OSError) if kind else nullcontext():  # the first error is on its way
             self.close()
-        except OSError:
-            if kind is None:  # else the first error is on its way
-                raise
 
     def __contains__(self, video_id: str) -> bool:
         return video_id in self._videos and _is_complete(self._videos[video_id])
