@@ -84,8 +84,12 @@ def sha256_of(path: str | os.PathLike[str]) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def csv_rows(path: str | os.PathLike[str], columns: Sequence[str]) -> Iterator[tuple[str, dict[str, str]]]:
+def csv_rows(
+    path: str | os.PathLike[str], columns: Sequence[str], *, aliases: Mapping[str, str] | None = None
+) -> Iterator[tuple[str, dict[str, str]]]:
     """("FILE row N", cells by column) of each line below a header that names at least `columns`; the header is row 1.
+
+    aliases: other names of columns, used where the header does not have their own.
 
     Raises PsftrError for a missing file or column, and for a line that is longer or shorter than the header.
     """
@@ -94,11 +98,12 @@ def csv_rows(path: str | os.PathLike[str], columns: Sequence[str]) -> Iterator[t
         raise PsftrError(f"{path}: no such file")
     with path.open(encoding="utf-8-sig", newline="") as file:
         reader = csv.reader(file, skipinitialspace=True)
-        header = [name.strip() for name in next(reader, [])]
+        given = [name.strip() for name in next(reader, [])]
+        header = [name if aliases is None or aliases.get(name) in given else aliases.get(name, name) for name in given]
         absent = [name for name in columns if name not in header]
         if absent:
             raise PsftrError(
-                f"{path}: the header names {', '.join(header) or 'nothing'} but not {', '.join(absent)}; "
+                f"{path}: the header names {', '.join(given) or 'nothing'} but not {', '.join(absent)}; "
                 f"the first line must name {','.join(columns)}"
             )
         for cells in reader:

@@ -56,7 +56,7 @@ class Checked:
 class DatasetSettings(Checked):
     """Which data set, and where its files are."""
 
-    name: str = setting("synthetic", "the data set: synthetic, thumos14 or activitynet13")
+    name: str = setting("synthetic", "the data set: synthetic, thumos14, activitynet13, or the name of your own")
     root: str | None = setting(None, "folder of the prepared data set; null: <data_root>/<name>")
     annotations: str | None = setting(None, "annotations, JSON or CSV; null: annotations.json in the root")
     splits: str | None = setting(None, "folder of the published class splits; null: splits/ in the root")
@@ -66,7 +66,11 @@ class DatasetSettings(Checked):
     ignore_labels: tuple[str, ...] | None = setting(
         None, "labels that are neither ground truth nor background; null: the data set's own"
     )
+    tious: tuple[float, ...] | None = setting(None, "tIoUs to score, rising; null: the data set's own", above=0, most=1)
     exclude: tuple[str, ...] = setting((), "video ids left out of training and test")
+    allow_missing: bool = setting(
+        False, "go on although more than a tenth of a split's training or test videos have no features"
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,7 +120,7 @@ class TextSettings(Checked):
 class DataSettings(Checked):
     """How training and validation are fed."""
 
-    batch_size: int = setting(16, "windows in a batch", least=1)
+    batch_size: int = setting(16, "windows in a batch, those of all devices together", least=1)
     workers: int = setting(0, "processes that load data beside the main one", least=0)
     val_fraction: float | None = setting(
         None,
@@ -139,7 +143,10 @@ class TrainerSettings(Checked):
     max_steps: int | None = setting(None, "stop after this many optimizer steps; null: no limit", least=1)
     accelerator: str = setting("auto", "auto, cpu, gpu, cuda or another of Lightning's")
     devices: Any = setting("auto", "number or list of devices, or auto")
-    strategy: str = setting("auto", "Lightning's strategy, such as ddp")
+    num_nodes: int = setting(
+        1, "machines; each runs the same command with NODE_RANK, MASTER_ADDR and MASTER_PORT set", least=1
+    )
+    strategy: str = setting("auto", "Lightning's strategy: auto, or a form of ddp")
     threads: int | None = setting(None, "CPU threads of a process; null: PyTorch's choice", least=1)
     precision: str = setting("auto", "auto: bf16-mixed where the device computes in bf16, else 32-true; or Lightning's")
     accumulate: int = setting(1, "batches whose gradients are added up before a step", least=1)

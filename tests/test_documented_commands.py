@@ -33,7 +33,7 @@ from psftr.cli.hydra_app import check_overrides, config_groups, overrides_among,
 DOCUMENTS = [REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").glob("*.md"))]
 BLOCK = re.compile(r"(?:^<!-- (needs|run by): ([^\n]+) -->\n)?^```(\w*)\n(.*?)^```$", flags=re.MULTILINE | re.DOTALL)
 PAGE_MARK = re.compile(r"^<!-- Python blocks run by: (.+) -->$", flags=re.MULTILINE)
-DATA = {"text", "toml", "yaml", "json"}
+DATA = {"text", "toml", "yaml", "json", "csv"}
 ADDED = {
     "train": [text for text in TINY if not text.startswith("trainer.max_epochs")] + ["trainer.max_epochs=1"],
     "evaluate": ["figures=false"],

@@ -136,7 +136,10 @@ def run_on_models(settings: CascadeSettings) -> float | None:
 
     spec, root, annotations, split = open_annotations(settings.dataset, settings.split, data_root=settings.data_root)
     files: Any = build.VideoFiles(str(settings.videos_dir), f"frames of the videos, by {settings.backend.name}")
-    dataset = Dataset(spec=spec, root=root, annotations=annotations, store=files, split=split)
+    dataset = Dataset(
+        spec=spec, root=root, annotations=annotations, store=files, split=split,
+        allow_missing=settings.dataset.allow_missing,
+    )  # fmt: skip
     ids = dataset.test_videos(settings.protocol, exclude=settings.dataset.exclude)
     videos = build.locate_videos(settings.videos_dir, ids, backend=settings.backend.name)
     has_features = features_path(settings.dataset, root).exists()
@@ -336,6 +339,7 @@ def show_scores(
     of: int = 0,
 ) -> float:
     """CASCADE and the baseline by the standard protocol, and by the paper's own way of scoring."""
+    from psftr.data.datasets import spec_of
     from psftr.engine.evaluate import score
     from psftr.evaluation.per_video import per_video_text, score_per_video
     from psftr.evaluation.rules import protocol_for
@@ -344,7 +348,7 @@ def show_scores(
     split = own.split
     assert split is not None
     exclude = settings.dataset.exclude
-    rule = protocol_for(settings.dataset.name, settings.protocol, exclude=exclude)
+    rule = protocol_for(spec_of(settings.dataset), settings.protocol, exclude=exclude)
     scored, evaluations = {f"cascade ({of - missing} of {of} videos)" if missing else "cascade": predictions}, [own]
     is_synthetic = own.facts.synthetic
     has_features = dataset is not None and any(video_id in dataset.store for video_id in predictions.detections)

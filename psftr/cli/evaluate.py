@@ -14,7 +14,7 @@ from psftr.cli.present import compare_settings, draw_example, show
 from psftr.errors import PsftrError
 from psftr.files import read_json
 from psftr.methods import method_names
-from psftr.settings import EvaluateSettings
+from psftr.settings import DatasetSettings, EvaluateSettings
 
 if TYPE_CHECKING:
     from psftr.engine.audit import Audit
@@ -66,14 +66,17 @@ def check(config: Mapping[str, Any]) -> None:
     settings, _, _ = read_config(EvaluateSettings, config)
     wanted = [key for key in ("run", "predictions") if getattr(settings, key)]
     if settings.method == "clip_baseline" and not wanted:
+        from psftr.data.datasets import spec_of
+
+        spec_of(settings.dataset)
         return
     if len(wanted) != 1:
         raise PsftrError(
             f"{' and '.join(wanted) or 'nothing'} given: say one of run=DIR, predictions=FILE (with annotations=FILE) "
             "or method=clip_baseline"
         )
-    if settings.predictions and not settings.annotations:
-        raise PsftrError("predictions=FILE needs annotations=FILE, its ground truth (JSON or CSV)")
+    if settings.predictions and not settings.annotations and settings.dataset.name == DatasetSettings().name:
+        raise PsftrError("predictions=FILE needs annotations=FILE, its ground truth (JSON or CSV), or dataset=…")
     if settings.tious == ():
         raise PsftrError("tious=[] names no tIoU; give at least one, such as tious=[0.5]")
 
@@ -275,44 +278,67 @@ def evaluate_method(settings: EvaluateSettings, own: Any) -> float:
 def evaluate_file(settings: EvaluateSettings) -> float:
     """A predictions file of any tool against ground truth."""
     from psftr.cli.ground_truth import read_ground_truth
-    from psftr.data.datasets import DATASETS
+    from psftr.data.datasets import DATASETS, spec_of
     from psftr.data.splits import open_split
     from psftr.evaluation.aggregate import aggregate
     from psftr.evaluation.protocol import evaluate_predictions, split_of
-    from psftr.evaluation.rules import protocol_of
+    from psftr.evaluation.rules import protocol_for, protocol_of
     from psftr.predictions import read_predictions
 
     predictions = read_predictions(str(settings.predictions))
     provenance = predictions.provenance
     stated = (provenance.split or {}).get("dataset") if provenance else None
     given = _given_keys()
-    name = settings.dataset.name if "dataset" in given else stated
-    protocol = protocol_of(
-        predictions, dataset=name, subset=settings.subset, tious=settings.tious,
-    )  # fmt: skip
-    if settings.protocol:
-        from psftr.evaluation.rules import protocol_for
-
-        protocol = protocol_for(str(name), settings.protocol) if name in DATASETS else protocol
-    spec = DATASETS.get(str(name))
+    spec = spec_of(settings.dataset) if "dataset" in given else DATASETS.get(str(stated))
+    protocol = protocol_of(predictions, dataset=spec, subset=settings.subset, tious=settings.tious)
+    if settings.protocol and spec:
+        protocol = protocol_for(spec, settings.protocol)
+    root = Path(settings.dataset.root or Path(settings.data_root) / (spec.name if spec else settings.dataset.name))
+    truth = Path(settings.annotations or settings.dataset.annotations or root / "annotations.json")
     ignored = settings.dataset.ignore_labels or (spec.ignore_labels if spec else ("Ambiguous",))
-    annotations = read_ground_truth(str(settings.annotations), ignore_labels=ignored)
+    annotations = read_ground_truth(str(truth), ignore_labels=ignored)
+    splits = Path(settings.dataset.splits or root / "splits")
     asked = any(key.startswith("split") for key in given)
     split = None
     if asked and split_of(provenance) is None:
-        root = Path(settings.dataset.root or Path(settings.data_root) / settings.dataset.name)
-        folder = settings.dataset.splits or root / "splits"
-        split = open_split(settings.split, splits_dir=folder, classes=annotations.classes)
+        split = open_split(settings.split, splits_dir=splits, classes=annotations.classes)
     evaluation = evaluate_predictions(predictions, annotations, split, protocol=protocol)
     report = aggregate([evaluation], expected=[evaluation.split.index if evaluation.split else 0])
     out = Path(settings.out) if settings.out else None
     show(report, None, out, figures=settings.figures and out is not None)
+    if hint := empty_classes(predictions, evaluation, (splits, truth.parent / "splits")):
+        log.warning("%s", hint)
 
     def score(other: Predictions) -> Evaluation:
         return evaluate_predictions(other, annotations, split, protocol=protocol)
 
     show_language({Path(str(settings.predictions)).name: evaluation}, score, settings, out)
     return report.average.mean
+
+
+def empty_classes(predictions: Predictions, evaluation: Evaluation, folders: Sequence[Path]) -> str:
+    """Which of the scored classes have no detection at all, and the split that the file was made for, if one fits."""
+    from psftr.data.splits import splits_that_test
+    from psftr.evaluation.render import wrap
+    from psftr.files import some
+
+    wanted = evaluation.ap.classes
+    found = {one.label for detections in predictions.detections.values() for one in detections}
+    empty = [name for name in wanted if name not in found]
+    if not empty:
+        return ""
+    told = f"NO DETECTION of {len(empty)} of the {len(wanted)} scored classes, which count as 0: {some(empty, 20)}."
+    fitting = next(filter(None, (splits_that_test(found & set(wanted), folder) for folder in folders)), [])
+    if fitting:
+        first = fitting[0]
+        more = f" (or {len(fitting) - 1} more)" if len(fitting) > 1 else ""
+        told += (
+            f" The labels in the file are the unseen classes of split {first.ratio}/{first.index}{more}: "
+            f"score it with split.ratio={first.ratio} split.index={first.index}"
+        )
+    elif evaluation.split is None:
+        told += " Of a file made for a class split, name the split: split.index=N, or split=file split.file=FILE"
+    return wrap(told)
 
 
 def dataset_settings(split: Mapping[str, Any], settings: EvaluateSettings) -> EvaluateSettings:
@@ -323,9 +349,7 @@ def dataset_settings(split: Mapping[str, Any], settings: EvaluateSettings) -> Ev
     if "dataset" in _given_keys() or name == settings.dataset.name:
         return settings
     if name not in config_groups()["dataset"]:
-        raise PsftrError(
-            f"the predictions are of the data set {name!r}: say where it is with dataset=… dataset.root=DIR"
-        )
+        raise PsftrError(f"the predictions are of the data set {name!r}: say where it is with dataset=FILE")
     return read_config(EvaluateSettings, compose_with(CONFIG, f"dataset={name}"))[0]
 
 

@@ -1,7 +1,8 @@
 """Hydra at the door: composes the configuration, names mistyped keys before any work, keeps errors to one line.
 
 A Hydra verb is a module with CONFIG (its file in conf/), SETTINGS (its class), HELP, `run(config)`, which takes
-plain values, and, where the verb knows more, `check(config)`, which refuses values before any folder is made.
+plain values, and, where the verb knows more, `check(config)`, which refuses values before any folder is made, and
+`check_folder(config, folder, is_sweep=…)`, which refuses the folder that Hydra would write into.
 GROUPS, {group: {name: class}}, are config groups whose options are settings classes: `settings_NAME`, on which files in
 conf/ build. Nothing below this package sees a DictConfig.
 """
@@ -20,6 +21,7 @@ from types import ModuleType
 from typing import Any
 
 from psftr.cli.errors import EXIT_BAD_INPUT, one_line
+from psftr.cli.search_path import SEARCH_PATH, add_groups, as_list, groups_below, refuse_own_hydra, search_path
 from psftr.errors import PsftrError
 from psftr.files import nearest
 from psftr.methods import find_method, method_names
@@ -41,14 +43,18 @@ def run_hydra_verb(verb: str, module: ModuleType, arguments: Sequence[str]) -> i
         print(help_text(module, arguments))
         return 0
     arguments = module.rewrite_arguments(list(arguments)) if hasattr(module, "rewrite_arguments") else list(arguments)
-
     import hydra
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
 
+    from psftr.cli.dataset_file import with_dataset_file
+
     register_settings(module)
     try:
-        check_overrides(module, overrides_among(arguments))
+        if "dataset" in fields_of(module.SETTINGS):
+            arguments = with_dataset_file(arguments, config_groups()["dataset"])
+        is_sweep = bool({"-m", "--multirun"} & set(arguments))
+        check_overrides(module, overrides_among(arguments), is_sweep=is_sweep, config_dir=config_dir_among(arguments))
         # Hydra otherwise prints a trimmed traceback and exits by itself: one line on bad input is ours to print.
         os.environ["HYDRA_FULL_ERROR"] = "1"
         before, sys.argv = sys.argv, [f"psftr {verb}", *arguments]
@@ -71,13 +77,22 @@ def fields_of(settings: type) -> list[str]:
 
 def overrides_among(arguments: Sequence[str]) -> list[str]:
     """The `key=value` arguments, without Hydra's own flags and their values."""
+    return [text for text in _hydra_flags().parse_known_args(list(arguments))[1] if not text.startswith("-")]
+
+
+def config_dir_among(arguments: Sequence[str]) -> str | None:
+    """What follows Hydra's flag `--config-dir`."""
+    return _hydra_flags().parse_known_args(list(arguments))[0].config_dir
+
+
+def _hydra_flags() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     for names in (["--cfg", "-c"], ["--package", "-p"], ["--config-path", "-cp"], ["--config-name", "-cn"]):
         parser.add_argument(*names)
     parser.add_argument("--config-dir", "-cd")
     parser.add_argument("--experimental-rerun")
     parser.add_argument("--info", "-i", nargs="?")
-    return [text for text in parser.parse_known_args(list(arguments))[1] if not text.startswith("-")]
+    return parser
 
 
 def help_text(module: ModuleType, arguments: Sequence[str]) -> str:
@@ -184,6 +199,13 @@ def sweep_dir() -> Path | None:
     return Path(hydra.sweep.dir).absolute() if hydra.mode == RunMode.MULTIRUN else None
 
 
+def job_logging() -> dict[str, Any]:
+    """How the running job logs, as logging.config takes it."""
+    from hydra.core.hydra_config import HydraConfig
+
+    return plain(HydraConfig.get().job_logging)
+
+
 def compose_with(config_name: str, *overrides: str) -> dict[str, Any]:
     """The configuration that the running job would have with these overrides too."""
     from hydra import compose
@@ -191,18 +213,19 @@ def compose_with(config_name: str, *overrides: str) -> dict[str, Any]:
     return plain(compose(config_name, overrides=[*given_overrides(), *overrides]))
 
 
-def check_overrides(module: ModuleType, overrides: Sequence[str]) -> None:
+def check_overrides(module: ModuleType, overrides: Sequence[str], *, is_sweep: bool, config_dir: str | None) -> None:
     """Name every override whose key or value is wrong, with the nearest right one, before any work.
 
     Raises PsftrError for an unknown key or config group, and for text that is not `key=value`. Values are checked where
-    the verb has `check`: of a sweep, each swept value once.
+    the verb has `check`: of a sweep, each swept value once; the folder where it has `check_folder`.
     """
     from hydra import compose, initialize_config_dir
     from hydra.core.override_parser.overrides_parser import OverridesParser
     from hydra.errors import HydraException
-    from omegaconf import OmegaConf
+    from hydra.types import RunMode
+    from omegaconf import OmegaConf, open_dict
 
-    groups = config_groups()
+    groups, further = config_groups(), [config_dir] if config_dir else []
     with initialize_config_dir(config_dir=str(conf_dir()), version_base="1.3"):
         parsed = []
         for text in overrides:
@@ -213,7 +236,12 @@ def check_overrides(module: ModuleType, overrides: Sequence[str]) -> None:
                 parsed += OverridesParser.create().parse_overrides([text])
             except HydraException as error:
                 raise PsftrError(f"cannot read the override '{text}': write key=value ({one_line(error)})") from error
-        choices = []
+        own = [o for o in parsed if o.key_or_group.split("/")[0].split(".")[0] != "hydra"]
+        hydras = [str(o.input_line) for o in parsed if o not in own and o.key_or_group != SEARCH_PATH]
+        further += [str(place) for o in parsed if o.key_or_group == SEARCH_PATH for place in as_list(o.value())]
+        add_groups(groups, further)
+        path = search_path(further)
+        choices = list(path)
         for override in parsed:
             key = override.key_or_group
             # '+experiment=x' only adds a config file; hydra/… and optional groups are Hydra's own to check
@@ -229,14 +257,24 @@ def check_overrides(module: ModuleType, overrides: Sequence[str]) -> None:
                     choices.append(f"{override.get_key_element()}={values[0]}")
         config = compose(module.CONFIG, overrides=choices)
         known = list(flatten(OmegaConf.to_container(config, resolve=False)))
-        own = [o for o in parsed if o.key_or_group.split("/")[0].split(".")[0] != "hydra"]
         for override in own:
             key = override.key_or_group
             if key not in groups and key not in known:
                 raise PsftrError(f"no config key '{key}'{nearest(key, known)}; `--cfg job` prints every key")
-        if hasattr(module, "check"):
-            for job in _one_change_each(own):
-                module.check(plain(compose(module.CONFIG, overrides=job)))
+        for job in _one_change_each(own):
+            if further:
+                refuse_own_hydra(module.CONFIG, [*job, *hydras, *path], hydras, further)
+            if hasattr(module, "check"):
+                module.check(plain(compose(module.CONFIG, overrides=[*job, *path])))
+        if hasattr(module, "check_folder"):
+            whole = compose(
+                module.CONFIG, overrides=[*next(_one_change_each(own)), *hydras, *path], return_hydra_config=True
+            )
+            is_sweep = is_sweep or whole.hydra.mode == RunMode.MULTIRUN
+            folder = Path(whole.hydra.sweep.dir if is_sweep else whole.hydra.run.dir)
+            with open_dict(whole):
+                del whole["hydra"]
+            module.check_folder(plain(whole), folder, is_sweep=is_sweep)
 
 
 def _one_change_each(overrides: Sequence[Any]) -> Iterator[list[str]]:
@@ -257,13 +295,7 @@ def _one_change_each(overrides: Sequence[Any]) -> Iterator[list[str]]:
 
 def config_groups() -> dict[str, list[str]]:
     """The options of every config group: files in conf/, and the methods."""
-    root = conf_dir()
-    groups = {
-        folder.relative_to(root).as_posix(): sorted(file.stem for file in folder.glob("*.yaml"))
-        for folder in root.rglob("*")
-        if folder.is_dir() and any(folder.glob("*.yaml"))
-    }
-    return groups | {"method": list(method_names())}
+    return groups_below(conf_dir()) | {"method": list(method_names())}
 
 
 def flatten(tree: Any, prefix: str = "") -> Iterator[str]:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from psftr.cli.hydra_app import output_dir, sweep_dir
+from psftr.cli.hydra_app import config_dir_among, job_logging, output_dir, sweep_dir
 from psftr.errors import PsftrError
 from psftr.settings import TrainSettings
 
@@ -22,10 +23,11 @@ examples:
   psftr train                                                    the embedded synthetic world
   psftr train dataset=thumos14 split.ratio=75 split.index=0      real data, after `psftr prepare thumos14`
   psftr train -m dataset=thumos14 'split.index=range(10)' model.heads=4,8
+  psftr train dataset=data/kitchen                               your own data, after `psftr prepare custom`
   psftr train experiment=table1_thumos14                         the paper's Table 1, in its own form; also table2, …
   psftr train resume=outputs/one                                 go on where a run stopped (also a whole sweep)
 
-groups: dataset=synthetic|thumos14|activitynet13   split=published|random|file   logger=csv|tensorboard|wandb|none
+groups: dataset=synthetic|thumos14|activitynet13|FILE   split=published|random|file   logger=csv|tensorboard|wandb|none
         method=NAME   variant=NAME   experiment=NAME
 """
 
@@ -35,10 +37,12 @@ def rewrite_arguments(arguments: list[str]) -> list[str]:
     given = [a for a in arguments if a.startswith("resume=")]
     if not given or given[-1] in ("resume=", "resume=null"):
         return arguments
-    others = [a for a in arguments if not a.startswith("resume=") and a not in ("-m", "--multirun")]
+    rest = [a for a in arguments if not a.startswith("resume=") and a not in ("-m", "--multirun")]
+    folder = config_dir_among(rest)  # a run made with one needs it again
+    others = [a for a in rest if not a.startswith(("--config-dir", "-cd")) and a != folder]
     if others:
         raise PsftrError(f"resume takes its configuration from the folder; leave out {' '.join(others)}")
-    return resume_arguments(Path(given[-1].partition("=")[2]))
+    return resume_arguments(Path(given[-1].partition("=")[2])) + ([f"--config-dir={folder}"] if folder else [])
 
 
 def resume_arguments(folder: Path) -> list[str]:
@@ -63,12 +67,31 @@ def quoted(path: Path) -> str:
 
 def check(config: Mapping[str, Any]) -> None:
     """Refuse settings that cannot be trained with, before a run folder is made."""
+    from psftr.data.datasets import spec_of
     from psftr.engine.configuration import read_config
 
     common, _, _ = read_config(TrainSettings, config)
+    spec_of(common.dataset)
     from psftr.engine.trainer import check_trainer  # imports Lightning
 
-    check_trainer(common.trainer)
+    check_trainer(common)
+
+
+def check_folder(config: Mapping[str, Any], folder: Path, *, is_sweep: bool) -> None:
+    """Refuse a folder that another training writes into or that holds a run of other settings, before Hydra writes."""
+    if not folder.is_dir():
+        return
+    from psftr.engine.configuration import read_config
+    from psftr.engine.runs import RunFolder
+    from psftr.engine.train import check_settings
+
+    runs = [RunFolder(path) for path in (folder.iterdir() if is_sweep else (folder,)) if path.is_dir()]
+    for run in runs:
+        if run.is_held():
+            raise PsftrError(run.busy())
+    if not is_sweep:
+        common, _, own = read_config(TrainSettings, config)
+        check_settings(common, own, RunFolder(folder))
 
 
 def run(config: Mapping[str, Any]) -> float | None:
@@ -77,7 +100,10 @@ def run(config: Mapping[str, Any]) -> float | None:
     from psftr.engine.train import train
 
     try:
-        return train(*read_config(TrainSettings, config), output_dir())
+        return train(*read_config(TrainSettings, config), output_dir(), log_config=job_logging())
+    except (PsftrError, OSError):
+        remove_traces(output_dir())
+        raise
     except KeyboardInterrupt as error:
         raise KeyboardInterrupt(what_was_kept(output_dir(), sweep_dir())) from error
 
@@ -110,3 +136,20 @@ def shell_word(path: Path) -> str:
     import shlex
 
     return shlex.quote(str(path))
+
+
+def remove_traces(folder: Path) -> None:
+    """Of a training that never began: its folder, where nothing but settings, log and lock is in it."""
+    from psftr.engine.runs import RunFolder
+
+    if {path.name for path in folder.iterdir()} - {".hydra", ".lock", "train.log"} or RunFolder(folder).is_held():
+        return
+    shutil.rmtree(folder, ignore_errors=True)
+    here = Path.cwd()
+    for parent in folder.absolute().parents:
+        if parent == here or not parent.is_relative_to(here):
+            break
+        try:
+            parent.rmdir()
+        except OSError:  # not empty
+            break

@@ -35,6 +35,8 @@ UNKNOWN_LABEL = "label outside the classes"  # left out
 IGNORED_LABELS = ("Ambiguous",)  # THUMOS14's mark for what is neither ground truth nor background
 
 CSV_COLUMNS = ("video-id", "t-start", "t-end", "label")
+# other tools' names for them
+CSV_ALIASES = {"video": "video-id", "start": "t-start", "end": "t-end"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,8 +113,11 @@ def read_annotations(
 ) -> Annotations:
     """Read an ActivityNet-style JSON, or a CSV whose header names `video-id,t-start,t-end,label` (seconds).
 
-    Labels outside `classes` (default: the file's own `classes` list, if it has one) are left out and named. A CSV knows
-    no durations (NaN); a `subset` column is used when present. Raises PsftrError for a file that cannot be understood.
+    `video,start,end,label` will do too.
+
+    Labels outside `classes` (default: the file's own `classes` list, if it has one) are left out and named. Of a CSV,
+    the columns `subset` and `duration` are used when present; without the second, durations are NaN.
+    Raises PsftrError for a file that cannot be understood.
     """
     path = Path(path)
     if path.suffix.lower() == ".csv":
@@ -244,10 +249,14 @@ def _read_action(where: str, annotation: Any) -> Action:
 
 def _csv_entries(path: Path) -> dict[str, Any]:
     entries: dict[str, Any] = {}
-    for where, row in csv_rows(path, CSV_COLUMNS):
+    for where, row in csv_rows(path, CSV_COLUMNS, aliases=CSV_ALIASES):
         segment = [csv_number(where, row, "t-start"), csv_number(where, row, "t-end")]
         # `csv` says that a missing duration is the format's, not this file's
         entry = entries.setdefault(row["video-id"], {"csv": True, "subset": row.get("subset"), "annotations": []})
+        if row.get("duration"):
+            entry["duration"] = csv_number(where, row, "duration")
+        if entry["subset"] != row.get("subset"):
+            raise PsftrError(f"{where}: video {row['video-id']!r} is in {row['subset']!r} and in {entry['subset']!r}")
         entry["annotations"].append({"segment": segment, "label": row["label"]})
     return entries
 

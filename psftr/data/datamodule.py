@@ -13,12 +13,12 @@ from typing import Any
 import numpy as np
 import pytorch_lightning as pl
 import torch
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, SequentialSampler
 
 from psftr.data.annotations import Action, Annotations, Video, holding, known_ids
 from psftr.data.batches import Sample, inference_samples
 from psftr.data.datasets import Dataset
-from psftr.data.loading import EpochSampler, RowReader, WindowDataset, as_it_is, seed_worker
+from psftr.data.loading import EpochSampler, RowReader, SharedBatches, WindowDataset, as_it_is, seed_worker
 from psftr.data.splits import hold_out_classes
 from psftr.data.windows import Window, WindowPolicy
 from psftr.errors import PsftrError
@@ -42,8 +42,12 @@ class ZstalDataModule(pl.LightningDataModule):
     protocol=peer: `WindowPolicy.as_peer`, the data set's `PeerRules` and validation on the unseen test.
 
     What `fit` may know is decided in the constructor: training and validation get videos from which every other label
-    has been taken away. Raises PsftrError for a split, subset or excluded id that the annotations do not know, and for
+    has been taken away. Raises PsftrError for a split, subset or excluded id that the annotations do not know, for
+    videos without features (`Dataset.check_enough`) and for
     a loader without windows. Videos without features are named in `summary()` and in the log.
+
+    With a trainer of several processes, each loads its part of every batch (`SharedBatches`): `data.batch_size` is the
+    size of all parts together. Such a trainer needs `use_distributed_sampler=False`, as psftr's own has.
     """
 
     def __init__(
@@ -86,6 +90,8 @@ class ZstalDataModule(pl.LightningDataModule):
         # From here on, training and validation work on `seen` only: no unseen label is left in it.
         seen, no_train_features = dataset.usable(spec.train_subset, split.seen, excluded)
         test, no_test_features = dataset.usable(spec.test_subset, split.unseen, excluded | set(rules.excluded_videos))
+        dataset.check_enough("training", seen, no_train_features)
+        dataset.check_enough("test", test, no_test_features)
         self._missing = {"train": no_train_features, "test": no_test_features}
         seen, test = self._long_enough(seen), self._long_enough(test)
         if protocol == "peer":
@@ -222,10 +228,15 @@ class ZstalDataModule(pl.LightningDataModule):
 
     def _loader(self, samples: list[Sample], class_names: tuple[str, ...], *, shuffle: bool = False) -> DataLoader:
         dataset = WindowDataset(samples, self._reader, class_names)
+        sampler = EpochSampler(dataset, seed=self.seed) if shuffle else SequentialSampler(dataset)
+        batches: dict[str, Any] = {"batch_size": self.batch_size, "sampler": sampler}
+        if self.trainer is not None and self.trainer.world_size > 1:
+            rank, num_ranks = self.trainer.global_rank, self.trainer.world_size
+            shared = SharedBatches(sampler, batch_size=self.batch_size, rank=rank, num_ranks=num_ranks)
+            batches = {"batch_sampler": shared}
         return DataLoader(
             dataset,
-            batch_size=self.batch_size,
-            sampler=EpochSampler(dataset, seed=self.seed) if shuffle else None,
+            **batches,
             num_workers=self.num_workers,
             collate_fn=as_it_is,
             worker_init_fn=seed_worker,

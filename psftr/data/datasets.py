@@ -1,10 +1,11 @@
 """The data sets psftr knows, each in one `DatasetSpec`, and how a folder of one is opened.
 
-A new data set is one more entry of `DATASETS` and one file conf/dataset/NAME.yaml.
+A data set of one's own needs no entry here: its settings say what must be known (`spec_of`, docs/own-data.md).
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,7 +15,7 @@ from psftr.data.annotations import IGNORED_LABELS, Annotations, Video, holding, 
 from psftr.data.sources import ACTIVITYNET13, THUMOS14, Source
 from psftr.data.splits import ClassSplit, open_split
 from psftr.errors import PsftrError
-from psftr.files import nearest
+from psftr.files import nearest, some
 from psftr.settings import PROTOCOLS, DatasetSettings, SplitSettings
 
 if TYPE_CHECKING:
@@ -58,6 +59,9 @@ class DatasetSpec:
 
 
 _TIOUS_THUMOS14 = (0.3, 0.4, 0.5, 0.6, 0.7)
+OWN_TIOUS = _TIOUS_THUMOS14  # of a data set of one's own, unless its settings name others
+LEAST_SHARE = 0.9  # of a split's videos must have features, or a number says little about the split
+NAME = re.compile(r"[A-Za-z0-9][\w.-]*")  # also that of a folder
 
 _SPECS = (
     DatasetSpec(
@@ -104,10 +108,29 @@ def dataset_spec(name: str) -> DatasetSpec:
     """Raises PsftrError for a name without a spec, with the nearest that has one."""
     if name not in DATASETS:
         raise PsftrError(
-            f"no data set {name!r}{nearest(name, DATASETS) or ';'} psftr knows {', '.join(DATASETS)}, "
-            "and a new one needs a DatasetSpec in psftr/data/datasets.py"
+            f"no data set {name!r}{nearest(name, DATASETS) or ';'} psftr knows {', '.join(DATASETS)}; "
+            "one of your own: `psftr prepare custom`, then dataset=FILE"
         )
     return DATASETS[name]
+
+
+def spec_of(settings: DatasetSettings) -> DatasetSpec:
+    """A data set's rules, with what was asked for in place of its own; of an unknown name, what the settings say.
+
+    Raises PsftrError for an unknown name whose settings do not say on what to train and to test.
+    """
+    asked = {name: getattr(settings, name) for name in ("train_subset", "test_subset", "ignore_labels", "tious")}
+    asked = {name: value for name, value in asked.items() if value is not None}
+    if tious := asked.get("tious"):
+        if list(tious) != sorted(set(tious)):
+            raise PsftrError(f"dataset.tious={list(tious)}: give each tIoU once, rising")
+        asked["printed_tious"] = tious
+    if settings.name in DATASETS or not {"train_subset", "test_subset"} <= asked.keys():
+        return replace(dataset_spec(settings.name), **asked)
+    if not NAME.fullmatch(settings.name):
+        raise PsftrError(f"dataset.name={settings.name} cannot name a folder: use letters, digits, '_', '.' and '-'")
+    own = {"tious": OWN_TIOUS, "printed_tious": OWN_TIOUS}
+    return DatasetSpec(name=settings.name, title=settings.name, **{**own, **asked})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,6 +138,7 @@ class Dataset:
     """An opened data set: its files, read and checked, and one of its class splits.
 
     spec: with the subsets and ignored labels that were asked for in place of the data set's own.
+    allow_missing: a side of a split may lack the features of more videos than `LEAST_SHARE` allows.
     """
 
     spec: DatasetSpec
@@ -122,6 +146,7 @@ class Dataset:
     annotations: Annotations
     store: FeatureStore
     split: ClassSplit
+    allow_missing: bool
 
     @property
     def name(self) -> str:
@@ -155,15 +180,33 @@ class Dataset:
             tuple(video.video_id for video in videos if video.video_id not in self.store),
         )
 
+    def check_enough(self, side: str, videos: Collection[Video], missing: Collection[str]) -> None:
+        """`side`: training or test; videos, missing: what `usable` returned for it.
+
+        Raises PsftrError where no video has features or, unless they may be missing, fewer than LEAST_SHARE.
+        """
+        count = len(videos) + len(missing)
+        if self.allow_missing or (videos and len(videos) >= LEAST_SHARE * count):
+            return
+        if not count:
+            raise PsftrError(f"split {self.split.name}: no {side} video of {self.name} holds one of its classes")
+        raise PsftrError(
+            f"only {len(videos)} of the {count} {side} videos of split {self.split.name} have features in "
+            f"{self.store.path} (missing: {some(missing, 3)}); at least {LEAST_SHARE:.0%} are needed: extract the "
+            "others, or go on with dataset.allow_missing=true"
+        )
+
     def test_videos(self, protocol: str, exclude: Iterable[str]) -> tuple[str, ...]:
         """Ids of the test videos with an action of an unseen class and with features, in the annotations' order.
 
         `exclude`: ids to leave out; protocol=peer leaves out more, by the data set's `PeerRules`. Raises PsftrError
-        for an unknown protocol, an id that the annotations do not know, and where no video is left.
+        for an unknown protocol, an id that the annotations do not know, where features of too many videos are missing
+        (`check_enough`), and where no video is left.
         """
         rules = self.rules(protocol)
         excluded = known_ids(exclude, self.annotations) | set(rules.excluded_videos)
         found, missing = self.usable(self.spec.test_subset, self.split.unseen, excluded)
+        self.check_enough("test", found, missing)
         ids = tuple(v.video_id for v in found if any(a.end_s - a.start_s > rules.min_action_s for a in v.actions))
         if not ids:
             raise PsftrError(
@@ -194,16 +237,21 @@ def open_dataset(settings: DatasetSettings, split: SplitSettings, *, data_root: 
             f"no features at {path}: extract them with `psftr extract VIDEOS… --out FILE`, or import them with "
             "`psftr prepare`, or set dataset.features=FILE"
         )
-    return Dataset(spec=spec, root=root, annotations=annotations, store=FeatureStore(path), split=classes)
+    return Dataset(
+        spec=spec,
+        root=root,
+        annotations=annotations,
+        store=FeatureStore(path),
+        split=classes,
+        allow_missing=settings.allow_missing,
+    )
 
 
 def open_annotations(
     settings: DatasetSettings, split: SplitSettings, *, data_root: str | Path
 ) -> tuple[DatasetSpec, Path, Annotations, ClassSplit]:
     """A data set without its features: (spec as asked for, root, annotations, class split). Raises PsftrError."""
-    spec = dataset_spec(settings.name)
-    asked = {name: getattr(settings, name) for name in ("train_subset", "test_subset", "ignore_labels")}
-    spec = replace(spec, **{name: value for name, value in asked.items() if value is not None})
+    spec = spec_of(settings)
     root = Path(settings.root) if settings.root else Path(data_root) / spec.name
     if spec.is_synthetic and (settings.annotations is None or settings.features is None):
         from psftr.data.synthetic import ensure_world
@@ -211,7 +259,8 @@ def open_annotations(
         ensure_world(root)
     path = Path(settings.annotations or root / "annotations.json")
     if not path.exists():
-        raise PsftrError(f"no annotations at {path}: run `psftr prepare {spec.name}`, or set dataset.annotations=FILE")
+        verb = spec.name if spec.name in DATASETS else "custom"
+        raise PsftrError(f"no annotations at {path}: run `psftr prepare {verb}`, or set dataset.annotations=FILE")
     annotations = read_annotations(path, ignore_labels=spec.ignore_labels)
     classes = open_split(split, splits_dir=settings.splits or root / "splits", classes=annotations.classes)
     return spec, root, annotations, classes

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import torch
-from torch.utils.data import Dataset, RandomSampler
+from torch.utils.data import Dataset, RandomSampler, Sampler
 
 from psftr.data.batches import Batch, Collate, Labelled, Sample
 from psftr.data.windows import Window, window_rows
+from psftr.errors import PsftrError
 from psftr.features.store import FeatureStore
 
 
@@ -91,7 +92,7 @@ def as_it_is(batch: Batch) -> Batch:
 class EpochSampler(RandomSampler):
     """Shuffles by (seed, epoch), so that a resumed run goes on in the order the killed one would have had.
 
-    Lightning calls `set_epoch`; being a RandomSampler, it is replaced by a shuffling DistributedSampler under DDP.
+    Lightning calls `set_epoch`. The order is that of every process of a training, whatever their number.
     """
 
     def __init__(self, data_source: Dataset, *, seed: int) -> None:
@@ -101,6 +102,36 @@ class EpochSampler(RandomSampler):
 
     def set_epoch(self, epoch: int) -> None:
         self.generator.manual_seed(self.seed * 1_000_003 + epoch)
+
+
+class SharedBatches(Sampler[list[int]]):
+    """One process's part of every batch, where several train together: every `num_ranks`-th window, from `rank` on.
+
+    All parts together are the batches that one process alone would have had, and no window comes twice. Every process
+    has a window in every batch, or the others would wait for it for ever: a rest of fewer windows than processes joins
+    the last whole batch. Lightning sets the epoch of `sampler`. Raises PsftrError for more processes than windows.
+    """
+
+    def __init__(self, sampler: Sampler[int], *, batch_size: int, rank: int, num_ranks: int) -> None:
+        self.sampler = sampler
+        count = len(sampler)  # type: ignore[arg-type]
+        for number, what in ((batch_size, f"data.batch_size={batch_size}"), (count, f"{count} windows")):
+            if number < num_ranks:
+                raise PsftrError(
+                    f"{what} for {num_ranks} devices: each needs a window of every batch; use fewer devices"
+                )
+        self._rank, self._num_ranks = rank, num_ranks
+        # where the batches end; the last is longer or shorter than the others
+        self._ends = [*range(batch_size, count - num_ranks + 1, batch_size), count]
+
+    def __len__(self) -> int:
+        return len(self._ends)
+
+    def __iter__(self) -> Iterator[list[int]]:
+        indices, start = list(self.sampler), 0
+        for end in self._ends:
+            yield indices[start + self._rank : end : self._num_ranks]
+            start = end
 
 
 def seed_worker(_: int) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -97,6 +97,17 @@ def read_published_split(splits_dir: str | Path, *, ratio: int, index: int) -> C
             raise PsftrError(f"no published split {index} at {path}; indices there: {indices}")
         names[side] = tuple(line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip())
     return ClassSplit(names["train"], names["test"], "published", ratio, index)
+
+
+def splits_that_test(names: Collection[str], splits_dir: str | Path) -> list[ClassSplit]:
+    """The published splits below `splits_dir`, if any, whose unseen classes are exactly these."""
+    found = []
+    for file in sorted(Path(splits_dir).glob("train_*_test_*/test/split_*.list")):
+        ratio, index = file.parts[-3].split("_")[1], file.stem.split("_")[1]
+        if ratio.isdigit() and index.isdigit():
+            split = read_published_split(splits_dir, ratio=int(ratio), index=int(index))
+            found += [split] if set(split.unseen) == set(names) else []
+    return sorted(found, key=lambda split: (-split.ratio, split.index))
 
 
 def write_published_splits(splits_dir: str | Path, splits: Iterable[ClassSplit]) -> None:

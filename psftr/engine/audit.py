@@ -62,7 +62,7 @@ def audit_job(job: Job, saved: Saved, key: TrainedOn) -> Audit:
         seen_text=text.select(trained_on),
         ground_truth=truth,
     )
-    tious = protocol_for(dataset.name, job.protocol).tious
+    tious = protocol_for(dataset.spec, job.protocol).tious
     agnostic_truth = {video: [replace(a, label=ANY) for a in actions] for video, actions in truth.items()}
     rows = {}
     for row, found in method.audit(setup):

@@ -27,8 +27,8 @@ log = logging.getLogger("psftr")
 
 # what a user may change about a run when evaluating it, beside the method's own inference groups
 OVERRIDABLE = (
-    "dataset.root", "dataset.annotations", "dataset.splits", "dataset.features", "data_root", "text.embeddings",
-    "data.batch_size", "data.workers",
+    "dataset.root", "dataset.annotations", "dataset.splits", "dataset.features", "dataset.allow_missing", "data_root",
+    "text.embeddings", "data.batch_size", "data.workers",
 )  # fmt: skip
 
 
@@ -57,12 +57,12 @@ class Job:
 
 
 def score(predictions: Predictions, dataset: Dataset, protocol: str, *, exclude: Iterable[str] = ()) -> Evaluation:
-    rules = protocol_for(dataset.name, protocol, exclude=exclude)
+    rules = protocol_for(dataset.spec, protocol, exclude=exclude)
     return evaluate_predictions(
         predictions,
         dataset.annotations,
         dataset.split,
-        protocol=replace(rules, test_subset=dataset.spec.test_subset),
+        protocol=rules,
         features_identity=dataset.store.identity,
     )
 

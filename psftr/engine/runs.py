@@ -4,14 +4,19 @@ run.json            what the run is: settings, split, seen and unseen classes, f
 checkpoints/        Lightning checkpoints: last.ckpt, and best.ckpt under checkpoint.rule=best-seen-val
 model.safetensors   weights for use and sharing, with config.json beside them
 logs/               every logged value
+.lock               held while a training writes here
 predictions.json    written by `evaluate`, with evaluation/ for tables, figures and the page
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from filelock import FileLock, Timeout
 
 from psftr.checkpoints import current_config, training_of_format_1
 from psftr.errors import PsftrError
@@ -63,6 +68,40 @@ class RunFolder:
 
     def write(self, **facts: Any) -> None:
         write_json(self.facts_file, {**facts, "format": FORMAT}, indent=2)
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Nobody else trains into the folder meanwhile. The lock is the system's: it ends with the process that has it.
+
+        Raises PsftrError where another process has it.
+        """
+        self.path.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(self.lock_file)
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            raise PsftrError(self.busy()) from None
+        try:
+            yield
+        finally:
+            lock.release()
+
+    @property
+    def lock_file(self) -> Path:
+        return self.path / ".lock"
+
+    def is_held(self) -> bool:
+        """Whether another process trains into the folder at this moment; a folder that is not there is not made."""
+        if not self.lock_file.is_file():
+            return False
+        try:
+            with self.held():
+                return False
+        except PsftrError:
+            return True
+
+    def busy(self) -> str:
+        return f"another training writes into {self.path} now: wait for its end, or choose another hydra.run.dir"
 
     def update(self, **facts: Any) -> None:
         self.write(**self.read() | facts)

@@ -7,7 +7,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,9 +18,10 @@ import torch
 from psftr.checkpoints import save_pretrained, training_facts
 from psftr.data.annotations import Annotations
 from psftr.data.datasets import open_dataset
-from psftr.engine.configuration import write_config
+from psftr.engine.configuration import read_config, write_config
+from psftr.engine.launch import run_ranks
 from psftr.engine.runs import RunFolder, different_keys
-from psftr.engine.trainer import build_trainer, silence_lightning
+from psftr.engine.trainer import build_trainer, check_trainer, silence_lightning
 from psftr.errors import PsftrError
 from psftr.evaluation.protocol import scorer
 from psftr.evaluation.rules import protocol_for
@@ -38,24 +39,49 @@ from psftr.settings import TrainSettings
 log = logging.getLogger("psftr")
 
 
-def train(common: TrainSettings, method: Method, own: Any, folder: Path) -> float | None:
+def train(
+    common: TrainSettings, method: Method, own: Any, folder: Path, *, log_config: Mapping[str, Any] | None = None
+) -> float | None:
     """Train, or go on with the training in `folder`. Returns the validation mAP, None where nothing was validated.
 
-    A folder whose training is finished is left as it is. Raises PsftrError where it holds a run of other settings.
+    On several devices, one process is started for each; log_config, as logging.config takes it, is how rank 0 logs.
+    A folder whose training is finished is left as it is. Raises PsftrError where it holds a run of other settings, and
+    where another process trains into it.
     """
     if method.training is None:
         raise PsftrError(f"{method.name} needs no training: score it with `psftr evaluate method={method.name}`")
-    run, config = RunFolder(folder), write_config(common, own)
-    if run.facts_file.is_file():
-        facts = run.read()
-        if differing := sorted(different_keys(facts["config"], _plain(config))):
-            raise PsftrError(
-                f"{run.path} holds a run that differs in {', '.join(differing[:6])}: "
-                "choose another folder (hydra.run.dir=… or hydra.sweep.dir=…), or remove this one"
-            )
-        if facts["status"] == "finished":
+    run, ranks = RunFolder(folder), check_trainer(common)
+    if not ranks.is_first:
+        log.setLevel(logging.ERROR)  # rank 0 says the same
+    with run.held() if ranks.is_first else nullcontext():
+        check_settings(common, own, run)
+        if run.facts_file.is_file() and (facts := run.read())["status"] == "finished":
             log.info("%s is finished already (%s)", run.path, score_words(facts["val_score"], facts["training"]))
             return facts["val_score"]
+        if not ranks.on_this_machine:
+            return train_here(common, method, own, run)
+        # what is missing is told before anything starts, and the synthetic world is built once
+        open_dataset(common.dataset, common.split, data_root=common.data_root)
+        job = {"config": write_config(common, own), "folder": str(folder), "logging": log_config}
+        run_ranks(job, num_ranks=ranks.on_this_machine, num_nodes=common.trainer.num_nodes, folder=folder)
+        return run.read()["val_score"]
+
+
+def check_settings(common: TrainSettings, own: Any, run: RunFolder) -> None:
+    """Raises PsftrError where the folder holds a run of other settings."""
+    if not run.facts_file.is_file():
+        return
+    before, _, its_own = read_config(TrainSettings, run.read()["config"])  # with today's defaults for newer settings
+    old, new = (_plain(write_config(*settings)) for settings in ((before, its_own), (common, own)))
+    if differing := sorted(different_keys(old, new)):
+        raise PsftrError(
+            f"{run.path} holds a run that differs in {', '.join(differing[:6])}: "
+            "choose another folder (hydra.run.dir=… or hydra.sweep.dir=…), or remove this one"
+        )
+
+
+def train_here(common: TrainSettings, method: Method, own: Any, run: RunFolder) -> float | None:
+    """Train in this process, alone or as one of several that find each other through the environment."""
     silence_lightning()
     if common.trainer.threads:
         torch.set_num_threads(common.trainer.threads)
@@ -67,7 +93,7 @@ def train(common: TrainSettings, method: Method, own: Any, folder: Path) -> floa
 def prepare_training(common: TrainSettings, method: Method, own: Any) -> tuple[Training, dict[str, Any]]:
     """(what Lightning trains, what the run says about itself), for a Trainer of one's own too."""
     dataset = open_dataset(common.dataset, common.split, data_root=common.data_root)
-    protocol = protocol_for(dataset.name)
+    protocol = protocol_for(dataset.spec)
 
     def score(
         annotations: Annotations, class_names: Sequence[str]
@@ -112,7 +138,8 @@ def _fit(common: TrainSettings, training: Training, facts: dict[str, Any], run: 
     say_path(trainer.strategy.root_device)
     if resumed is not None:
         log.info("resuming from %s", resumed)
-    run.write(status="training", val_score=None, **facts)
+    if trainer.is_global_zero:
+        run.write(status="training", val_score=None, **facts)
     started = time.monotonic()
     with keyboard_interrupts():
         trainer.fit(

@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import sys
 import warnings
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning import LightningModule, Trainer
+from pytorch_lightning.accelerators import CPUAccelerator
 from pytorch_lightning.callbacks import Callback, EMAWeightAveraging, ModelCheckpoint
 from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger, WandbLogger
+from pytorch_lightning.strategies import DDPStrategy, SingleDeviceStrategy
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 from psftr.checkpoints import CHECKPOINT_KEY, check_same_training
+from psftr.engine.launch import meeting_point
 from psftr.engine.progress import Bar, Lines
 from psftr.engine.runs import RunFolder
 from psftr.errors import PsftrError
@@ -70,7 +75,9 @@ def build_trainer(
     return pl.Trainer(
         accelerator=trainer.accelerator,
         devices=trainer.devices,
+        num_nodes=trainer.num_nodes,
         strategy=trainer.strategy,
+        use_distributed_sampler=False,  # the data module shares its windows: psftr.data.loading.SharedBatches
         precision=precision_of(trainer),  # type: ignore[arg-type]
         max_epochs=trainer.max_epochs,
         max_steps=trainer.max_steps or -1,
@@ -88,29 +95,69 @@ def build_trainer(
     )
 
 
-def check_trainer(settings: TrainerSettings) -> None:
+@dataclass(frozen=True, kw_only=True)
+class Ranks:
+    """The processes of a training, one for each device.
+
+    on_this_machine: how many of them this process must start; 0 where it trains itself. num_ranks: of all machines;
+    is_first: this process is rank 0, or starts it.
+    """
+
+    on_this_machine: int
+    num_ranks: int
+    is_first: bool
+
+
+def check_trainer(common: TrainSettings) -> Ranks:
     """Refuse, before anything is read or written, what Lightning's trainer would refuse. Raises PsftrError."""
+    settings: TrainerSettings = common.trainer
     silence_lightning()
-    cores = os.cpu_count() or 1
-    if settings.accelerator == "cpu" and isinstance(settings.devices, int) and settings.devices > cores:
-        raise PsftrError(f"trainer.devices={settings.devices}: that many processes, and this machine has {cores} cores")
+    names = ("accelerator", "devices", "num_nodes", "strategy", "precision")
+    given = {name: getattr(settings, name) for name in names}
+    told = ", ".join(f"trainer.{name}={value}" for name, value in given.items() if value not in ("auto", 1))
+    if re.search("spawn|fork|notebook", settings.strategy):
+        raise PsftrError(
+            f"trainer.strategy={settings.strategy}: psftr starts the processes of several devices itself; "
+            "write trainer.strategy=ddp, or leave it out"
+        )
+    # what `auto` becomes fits in any case, and asking the GPU for it would take its memory
+    precision = "32-true" if settings.precision == "auto" else settings.precision
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            pl.Trainer(
+            trainer = pl.Trainer(
                 accelerator=settings.accelerator,
                 devices=settings.devices,
+                num_nodes=settings.num_nodes,
                 strategy=settings.strategy,
-                precision=precision_of(settings),  # type: ignore[arg-type]
+                precision=precision,  # type: ignore[arg-type]
                 logger=False,
                 enable_checkpointing=False,
                 enable_progress_bar=False,
                 enable_model_summary=False,
             )
+            environment = getattr(trainer.strategy, "cluster_environment", None)
+            if environment is not None:
+                environment.validate_settings(num_devices=trainer.num_devices, num_nodes=settings.num_nodes)
     except (ValueError, TypeError, RuntimeError, MisconfigurationException) as error:
-        given = {name: getattr(settings, name) for name in ("accelerator", "devices", "strategy", "precision")}
-        told = ", ".join(f"trainer.{name}={value}" for name, value in given.items() if value != "auto")
         raise PsftrError(f"Lightning cannot train with {told}: {' '.join(str(error).split())}") from error
+    cores = os.cpu_count() or 1
+    if isinstance(trainer.accelerator, CPUAccelerator) and trainer.num_devices > cores:
+        what = "" if settings.accelerator == "cpu" else "there is no GPU here: "
+        raise PsftrError(
+            f"trainer.devices={settings.devices}: {what}that many processes, and this machine has {cores} cores"
+        )
+    if not isinstance(trainer.strategy, SingleDeviceStrategy | DDPStrategy):
+        raise PsftrError(f"trainer.strategy={settings.strategy}: psftr trains on one device or with ddp")
+    num_ranks = trainer.world_size
+    if common.data.batch_size < num_ranks:
+        raise PsftrError(
+            f"data.batch_size={common.data.batch_size} for {num_ranks} devices: each needs a window of every batch"
+        )
+    if environment is None or environment.creates_processes_externally:
+        return Ranks(on_this_machine=0, num_ranks=num_ranks, is_first=trainer.global_rank == 0)
+    meeting_point(num_nodes=settings.num_nodes)
+    return Ranks(on_this_machine=trainer.num_devices, num_ranks=num_ranks, is_first=environment.node_rank() == 0)
 
 
 def precision_of(trainer: TrainerSettings) -> str:

@@ -10,14 +10,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from psftr.data.datasets import DATASETS, PeerRules, dataset_spec
+from psftr.data.datasets import DATASETS, OWN_TIOUS, DatasetSpec, PeerRules, dataset_spec
 from psftr.errors import PsftrError
 from psftr.predictions import CHECKPOINT_PEER, Predictions, canonical_id
 from psftr.settings import PROTOCOLS
 
 CLEAN, PEER = PROTOCOLS
 CUSTOM = "custom"  # the name of a data set of one's own
-CUSTOM_TIOUS = (0.3, 0.4, 0.5, 0.6, 0.7)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,12 +53,12 @@ class Protocol:
         return self.name == PEER
 
 
-def protocol_for(dataset: str, name: str = CLEAN, *, exclude: Iterable[str] | None = None) -> Protocol:
+def protocol_for(dataset: str | DatasetSpec, name: str = CLEAN, *, exclude: Iterable[str] | None = None) -> Protocol:
     """The rules of a data set, with further test videos to leave out. Raises PsftrError for unknown names."""
-    spec = dataset_spec(dataset)
+    spec = dataset_spec(dataset) if isinstance(dataset, str) else dataset
     peer = spec.peer if name == PEER else PeerRules()
     return Protocol(
-        dataset=dataset,
+        dataset=spec.name,
         test_subset=spec.test_subset,
         tious=spec.tious,
         printed_tious=spec.printed_tious,
@@ -75,7 +74,7 @@ def protocol_for(dataset: str, name: str = CLEAN, *, exclude: Iterable[str] | No
 def protocol_of(
     predictions: Predictions,
     *,
-    dataset: str | None = None,
+    dataset: str | DatasetSpec | None = None,
     subset: str | None = None,
     tious: Sequence[float] | None = None,
 ) -> Protocol:
@@ -84,9 +83,9 @@ def protocol_of(
     A file whose checkpoint was chosen on the test classes gets the peer rules, which mark every number.
     """
     provenance = predictions.provenance
-    stated = dataset or ((provenance.split or {}).get("dataset") if provenance else None)
+    stated = (provenance.split or {}).get("dataset") if provenance else None
     name = PEER if provenance and provenance.checkpoint_rule == CHECKPOINT_PEER else CLEAN
     if dataset is not None or stated in DATASETS:
-        return protocol_for(str(stated), name)
-    tious = tuple(CUSTOM_TIOUS if tious is None else tious)
+        return protocol_for(str(stated) if dataset is None else dataset, name)
+    tious = tuple(OWN_TIOUS if tious is None else tious)
     return Protocol(dataset=stated or CUSTOM, test_subset=subset or "test", tious=tious, printed_tious=tious, name=name)

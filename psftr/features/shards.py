@@ -21,6 +21,7 @@ import numpy as np
 
 from psftr import __version__
 from psftr.errors import PsftrError
+from psftr.features.hdf5 import created
 from psftr.features.settings import ExtractSettings
 from psftr.features.store import FORMAT, SUFFIXES, VERSION, FeatureStore, FeatureWriter
 from psftr.files import replacing
@@ -91,7 +92,7 @@ class ShardedStore:
                 f"{self.out} needs {needed / 1e9:.2f} GB, {self.out.parent} has {free / 1e9:.2f} GB left: make room "
                 f"and start again, nothing is extracted twice; or read {self.folder}, which is a whole store as it is"
             )
-        with _kept_for_good(self.out) as temporary, h5py.File(temporary, "w") as merged:
+        with _kept_for_good(self.out) as temporary, created(temporary) as merged:
             root = {"format": FORMAT, "version": VERSION, "encoder": self._encoder, "dim": self._dim}
             merged.attrs.update({**root, "synthetic": False, "created_by": f"psftr {__version__}"})
             videos = merged.create_group("videos")

@@ -8,6 +8,7 @@ import math
 import os
 from collections import OrderedDict
 from collections.abc import Iterator
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from numpy.typing import NDArray
 
 from psftr import __version__
 from psftr.errors import PsftrError
+from psftr.features.hdf5 import PatientFile
 from psftr.features.settings import ExtractSettings
 from psftr.files import read_json
 from psftr.predictions import canonical_id
@@ -201,7 +203,8 @@ class FeatureWriter:
             asked = {"encoder": encoder, "dim": dim, "synthetic": synthetic}
             if there != asked:
                 raise PsftrError(f"{self.path} was made with {there}, not with {asked}; write to another file")
-        self._file = h5py.File(buffer or self.path, "a" if buffer is None else "w")
+        self._raw = PatientFile(self.path, "r+" if exists else "w+") if buffer is None else None
+        self._file = h5py.File(buffer or self._raw, "r+" if exists else "w")
         if not exists:
             root = {"format": FORMAT, "version": VERSION, "encoder": encoder, "dim": dim, "synthetic": synthetic}
             self._file.attrs.update({**root, "created_by": created_by or f"psftr {__version__}"})
@@ -210,8 +213,9 @@ class FeatureWriter:
     def __enter__(self) -> FeatureWriter:
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self.close()
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        with suppress(OSError) if kind else nullcontext():  # the first error is on its way
+            self.close()
 
     def __contains__(self, video_id: str) -> bool:
         return video_id in self._videos and _is_complete(self._videos[video_id])
@@ -240,9 +244,15 @@ class FeatureWriter:
         group.create_dataset("features", data=stored)  # contiguous: one seek and one read per window
         group.attrs.update(attributes)
         self._file.flush()
+        if self._raw is not None:
+            self._raw.check()
 
     def close(self) -> None:
+        """Raises OSError where the disk is full."""
         self._file.close()
+        if self._raw is not None:
+            self._raw.close()
+            self._raw.check()
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from psftr.errors import PsftrError
+from psftr.features.hdf5 import created
 from psftr.files import nearest_names, replacing
 
 FORMAT = "psftr-text"
@@ -133,7 +134,7 @@ class TextEmbeddings:
 
     def save(self, path: str | Path) -> None:
         """Write a `psftr-text` file; whole or not at all."""
-        with replacing(path) as temporary, h5py.File(temporary, "w") as file:
+        with replacing(path) as temporary, created(temporary) as file:
             file["names"] = np.array(self.names, dtype=h5py.string_dtype("utf-8"))
             file["embeddings"] = self.embeddings.numpy()
             file.attrs.update(format=FORMAT, version=VERSION, encoder=self.encoder, prompt=self.prompt)

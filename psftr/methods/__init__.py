@@ -52,6 +52,7 @@ class TrainingSetup:
 class Training:
     """What Lightning trains. The module logs val/mAP if it validates; `network` is what is saved for use and sharing.
 
+    data: its loaders give each process of the trainer its part of every batch, as those of ZstalDataModule do.
     facts: `Provenance.training`, the counts of the training itself. summary: further counts for run.json.
     network_facts: what it takes to build the network again, plain values. callbacks: the method's own, for Lightning.
     lines: what to tell the user before the first epoch. text: of the training's class names; None for a method without

@@ -343,6 +343,8 @@ def full_disk(most: int):
         ("predict --features kept --labels 'high jump' --out full $ENC", 100),
         ("predict --features kept --labels 'high jump' --out full $ENC", 10_000),  # the picture does not fit
         (f"{REPORT} --out full/report.html", 100),
+        ("prepare synthetic --out full --num-train 4 --num-test 4", 100),
+        ("prepare synthetic --out full --num-train 4 --num-test 4", 20_000),  # the annotations fit, features do not
     ],
 )
 def test_a_full_disk_is_one_line_and_never_a_success(place, typed, most, capfd):
@@ -351,6 +353,7 @@ def test_a_full_disk_is_one_line_and_never_a_success(place, typed, most, capfd):
     arguments = shlex.split(typed.replace("$ENC", shlex.join(ENCODER)))
     with full_disk(most):
         done = psftr(*arguments, cwd=place, check=False)
+    assert not (place / "full").exists() or not typed.startswith("prepare")
     shutil.rmtree(place / "full", ignore_errors=True)
     assert done.returncode == 2, done.stderr
     assert done.stderr.count("\n") == 1, done.stderr

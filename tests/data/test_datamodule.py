@@ -67,7 +67,7 @@ def datamodule(store, annotations=None, *, split=SPLIT, spec=SPEC, policy=POLICY
     facts = {field.name for field in fields(DatasetSpec)}
     spec = replace(spec, **{name: changes.pop(name) for name in list(changes) if name in facts})
     annotations = annotations or world()
-    dataset = Dataset(spec=spec, root=Path(), annotations=annotations, store=store, split=split)
+    dataset = Dataset(spec=spec, root=Path(), annotations=annotations, store=store, split=split, allow_missing=True)
     data = DataSettings(**{"batch_size": 4, **changes})
     made = ZstalDataModule(dataset=dataset, policy=policy, data=data, val_fraction=val_fraction, **module)
     made.setup()
@@ -211,7 +211,7 @@ def test_the_seed_of_training_does_not_choose_the_held_out_classes(store):
 
 
 def test_windows_are_cut_by_setup_for_the_stage_asked_for(store):
-    dataset = Dataset(spec=SPEC, root=Path(), annotations=world(), store=store, split=SPLIT)
+    dataset = Dataset(spec=SPEC, root=Path(), annotations=world(), store=store, split=SPLIT, allow_missing=True)
     data = ZstalDataModule(
         dataset=dataset, policy=POLICY, data=DataSettings(), val_fraction=0.0, seed=0, protocol="clean", exclude=()
     )

@@ -26,7 +26,7 @@ def test_every_spec_is_whole():
 
 
 def test_an_unknown_name_gets_its_nearest():
-    with pytest.raises(PsftrError, match=r"no data set 'thumos15', did you mean 'thumos14'\? .* needs a DatasetSpec"):
+    with pytest.raises(PsftrError, match=r"no data set 'thumos15', did you mean 'thumos14'\? .* then dataset=FILE"):
         dataset_spec("thumos15")
     with pytest.raises(PsftrError, match="no data set 'qqq'; psftr knows synthetic, thumos14, activitynet13"):
         dataset_spec("qqq")

@@ -7,11 +7,11 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import torch
-import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor
 
 from psftr.methods.psftr import losses
+from psftr.methods.psftr.distributed import num_ranks, sum_over_ranks
 from psftr.methods.psftr.matcher import Matches
 from psftr.segments import centre_width_to_start_end
 
@@ -25,8 +25,9 @@ class Criterion:
     """Outputs and a batch -> every weighted loss term, and "total", their sum.
 
     Keys: "class", "l1", "iou", "actionness", "saliency", and "aux0/class" … for each earlier decoder layer, which
-    is matched by itself. Query terms are sums divided by max(1, mean number of actions per rank). Computed in
-    float32 whatever autocast says.
+    is matched by itself. Query terms are sums divided by `count_actions`, and saliency is
+    weighted by the rank's share of the frames: DDP averages gradients, so several ranks step as one with all windows
+    would. Computed in float32 whatever autocast says.
     """
 
     def __init__(
@@ -47,9 +48,9 @@ class Criterion:
             num_actions = count_actions(batch.targets, outputs.saliency_logits.device)
             *auxiliary, matches = self._match((*outputs.auxiliary, outputs.final), batch.targets)
             terms = self._query_terms(outputs.final, matches, batch.targets, num_actions)
-            terms["saliency"] = self.weights.saliency * self.saliency_loss(
-                outputs.saliency_logits.float(), batch.is_action.float(), batch.is_padding | batch.is_ignored
-            )
+            is_left_out = batch.is_padding | batch.is_ignored
+            saliency = self.saliency_loss(outputs.saliency_logits.float(), batch.is_action.float(), is_left_out)
+            terms["saliency"] = self.weights.saliency * frame_share(is_left_out) * saliency
             for i, (layer, matches) in enumerate(zip(outputs.auxiliary, auxiliary, strict=True)):
                 layer_terms = self._query_terms(layer, matches, batch.targets, num_actions)
                 terms |= {f"aux{i}/{name}": term for name, term in layer_terms.items()}
@@ -103,12 +104,15 @@ class Criterion:
 
 
 def count_actions(targets: Sequence[Target], device: torch.device) -> Tensor:
-    """max(1, number of actions in the batch, averaged over ranks): DDP averages gradients, so this sums them."""
+    """max(1, number of actions of all ranks) / number of ranks: DDP averages gradients, so this sums them."""
     count = torch.tensor(float(sum(len(target.labels) for target in targets)), device=device)
-    if dist.is_available() and dist.is_initialized():
-        dist.all_reduce(count)
-        count /= dist.get_world_size()
-    return count.clamp(min=1.0)
+    return sum_over_ranks(count).clamp(min=1.0) / num_ranks()
+
+
+def frame_share(is_left_out: Tensor) -> Tensor:
+    """Frames of this rank that count, over their mean over ranks; 1 where there is one rank."""
+    kept = (~is_left_out).sum().float()
+    return kept.clamp(min=1.0) / (sum_over_ranks(kept) / num_ranks()).clamp(min=1.0)
 
 
 def _gather(matches: Matches, targets: Sequence[Target]) -> tuple[Tensor, Tensor, Tensor, Tensor]:

@@ -7,7 +7,6 @@ from itertools import chain
 from typing import Any
 
 import pytorch_lightning as pl
-import torch.distributed as dist
 from pytorch_lightning.strategies import DDPStrategy, SingleDeviceStrategy
 from torch import Tensor, nn
 from torch.optim import AdamW, Optimizer
@@ -23,6 +22,7 @@ from psftr.methods.psftr.build import (
     build_postprocessor,
     network_config,
 )
+from psftr.methods.psftr.distributed import gathered, total_over_ranks
 from psftr.methods.psftr.language_gate import GatedTraining
 from psftr.methods.psftr.network import Outputs
 from psftr.methods.psftr.postprocess import WindowDetections
@@ -112,12 +112,12 @@ class PsftrModule(pl.LightningModule):
         self._found += self.postprocessor.detect(outputs.final, batch, self._val_text, self.val_classes)
 
     def on_validation_epoch_end(self) -> None:
-        found, self._found = _gather_ranks(self._found), []
+        found, self._found = gathered(self._found), []
         if self.score is None or self.trainer.sanity_checking:  # a sanity check sees a few windows only
             return
         figures = self.score(self.postprocessor.merge_videos(found))
-        # Every rank scored the same detections.
-        self.log_dict({f"val/{name}": float(value) for name, value in figures.items()}, rank_zero_only=False)
+        # every rank scored the same detections
+        self.log_dict({f"val/{name}": float(value) for name, value in figures.items()}, sync_dist=True)
 
     def predict_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> list[WindowDetections]:
         """Detections per window over `predict_classes`; `merge_predictions` makes them those of videos."""
@@ -165,7 +165,10 @@ class PsftrModule(pl.LightningModule):
 
     def _log_losses(self, stage: str, losses: Mapping[str, Tensor], batch: Batch) -> None:
         values = {f"{stage}/{name}": value.detach() for name, value in losses.items()}
-        self.log_dict(values, on_step=False, on_epoch=True, batch_size=len(batch), sync_dist=stage == "val")
+        # the mean over ranks is the loss of all their windows together, so that is its weight on every rank
+        self.log_dict(
+            values, on_step=False, on_epoch=True, batch_size=total_over_ranks(len(batch), self.device), sync_dist=True
+        )
 
 
 def make_optimizer(network: nn.Module, config: OptimizerSettings, *, fused: bool) -> AdamW:
@@ -193,12 +196,3 @@ def parameter_groups(network: nn.Module, config: OptimizerSettings) -> list[dict
             if parameters:
                 groups.append({"name": part + suffix, "params": parameters, "lr": lr, "weight_decay": decay})
     return groups
-
-
-def _gather_ranks(found: list[WindowDetections]) -> list[WindowDetections]:
-    """Every rank's windows, on every rank."""
-    if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
-        return found
-    parts: list[Any] = [None] * dist.get_world_size()
-    dist.all_gather_object(parts, found)
-    return list(chain.from_iterable(parts))

@@ -16,6 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from psftr.methods.psftr.distributed import sum_over_ranks
+
 __all__ = [
     "CURVE_SCALE",
     "CentredSimilarity",
@@ -61,9 +63,11 @@ class CentredSimilarity(nn.Module):
 
     @torch.no_grad()
     def _update(self, frames: Tensor, is_padding: Tensor) -> None:
-        """Move the mean towards this batch's valid frames: a plain average at first, then a slow running one."""
+        """Move the mean towards the valid frames of all ranks' batches: a plain average at first, then a slow one."""
         is_valid = ~is_padding
-        batch_mean = (frames * is_valid[..., None]).sum((0, 1)) / is_valid.sum().clamp(min=1)
+        total = torch.cat(((frames * is_valid[..., None]).sum((0, 1)), is_valid.sum().float()[None]))
+        summed, count = sum_over_ranks(total).split((len(self.frame_mean), 1))
+        batch_mean = summed / count.clamp(min=1)
         self.batches_seen += 1
         weight = (1 / self.batches_seen).clamp(min=_FULL_MOMENTUM)
         self.frame_mean.lerp_(batch_mean, weight)

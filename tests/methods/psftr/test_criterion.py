@@ -165,8 +165,9 @@ def _count_on_rank(rank, store, actions, results):
     dist.destroy_process_group()
 
 
-@pytest.mark.parametrize(("actions", "expected"), [((3, 1), 2.0), ((0, 0), 1.0), ((1, 0), 1.0)])
+@pytest.mark.parametrize(("actions", "expected"), [((3, 1), 2.0), ((0, 0), 0.5), ((1, 0), 0.5)])
 def test_ranks_divide_by_the_same_number_of_actions(tmp_path, actions, expected):
+    """Half of what one process with all actions divides by, which is max(1, actions): two ranks are averaged."""
     context = multiprocessing.get_context("fork")
     results = context.SimpleQueue()
     ranks = [
