@@ -98,6 +98,20 @@ def test_a_data_set(world, copy):
     assert "[SYNTHETIC] kitchen 75/25" in psftr("evaluate", "run=run", "figures=false", cwd=copy, path=str(copy))
 
 
+def test_a_head(world, copy):
+    package = copy / "psftr" / "methods" / "psftr"
+    (package / "mean_head.py").write_text(code_after("## A head"), encoding="utf-8")
+    settings, line = package / "settings.py", code_after("The line in `CLASS_HEADS`")
+    assert line.count("\n") == 1
+    text = settings.read_text(encoding="utf-8")
+    settings.write_text(text.replace("CLASS_HEADS = {\n", f"CLASS_HEADS = {{\n{line}"), encoding="utf-8")
+    assert changed(copy) == ["psftr/methods/psftr/mean_head.py", "psftr/methods/psftr/settings.py"]
+    shutil.copytree(world / "data", copy / "data")
+    run = ["train", "model.class_head=mean", *TINY, "trainer.max_epochs=1", "hydra.run.dir=run"]
+    psftr(*run, cwd=copy, path=str(copy))
+    assert "75/25" in psftr("evaluate", "run=run", "figures=false", cwd=copy, path=str(copy))
+
+
 def test_an_ablation(world, copy):
     (copy / "conf" / "experiment" / "queries.yaml").write_text(code_after("## An ablation"))
     assert changed(copy) == ["conf/experiment/queries.yaml"]

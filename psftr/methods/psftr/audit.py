@@ -18,7 +18,8 @@ from psftr.data.annotations import Action
 from psftr.data.batches import Batch
 from psftr.methods.psftr.localizer import PsftrLocalizer
 from psftr.methods.psftr.network import PSFTR, Outputs, Texts
-from psftr.methods.psftr.postprocess import PostProcessor, roi_align_mean
+from psftr.methods.psftr.pooling import roi_align_mean
+from psftr.methods.psftr.postprocess import PostProcessor
 from psftr.predictions import Detection, FrameFeatures
 from psftr.segments import centre_width_to_start_end, start_end_to_centre_width, tiou_pairwise
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from importlib import import_module
+from inspect import signature
 from typing import Any
 
 from torch import nn
@@ -22,15 +25,13 @@ from psftr.methods.psftr.attention import (
 from psftr.methods.psftr.criterion import Criterion
 from psftr.methods.psftr.heads import (
     ActionnessHead,
-    AdapterClassifier,
-    AttentionPoolClassifier,
-    CosineClassifier,
     SaliencyHead,
     SegmentHead,
 )
 from psftr.methods.psftr.network import PSFTR
 from psftr.methods.psftr.postprocess import MergeRule, PostProcessor, hard_nms_merge, peer_merge, soft_nms_merge
 from psftr.methods.psftr.settings import (
+    CLASS_HEADS,
     LossSettings,
     MatcherSettings,
     ModelSettings,
@@ -51,7 +52,6 @@ from psftr.methods.psftr.similarity import (
     CentredSimilarity,
     NameGuidance,
     NoSimilarity,
-    SimilarityClassifier,
     Unguided,
 )
 from psftr.methods.psftr.spde import (
@@ -190,19 +190,10 @@ def _spde(config: NetworkConfig) -> nn.Module:
 
 
 def _class_head(config: NetworkConfig) -> nn.Module:
-    if config.class_head == "cosine":
-        return CosineClassifier(dim=config.dim, text_dim=config.text_dim, logit_scale=config.logit_scale)
-    if config.class_head == "similarity":
-        return SimilarityClassifier(logit_scale=config.logit_scale)
-    if config.class_head == "attention_pool":
-        return AttentionPoolClassifier(dim=config.dim, logit_scale=config.logit_scale, bins=config.roi_bins)
-    return AdapterClassifier(
-        dim=config.dim,
-        text_dim=config.text_dim,
-        logit_scale=config.logit_scale,
-        ratio=config.adapter_ratio,
-        bins=config.roi_bins,
-    )
+    """The module of `CLASS_HEADS`, given the settings that its constructor names."""
+    module, _, name = CLASS_HEADS[config.class_head].partition(":")
+    kind: Callable[..., nn.Module] = getattr(import_module(module), name)
+    return kind(**{wanted: getattr(config, wanted) for wanted in signature(kind).parameters})
 
 
 def _fusion(config: NetworkConfig) -> CrossModalFusion:

@@ -12,8 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from psftr.methods.psftr.attention import pairwise_cosine
+from psftr.methods.psftr.pooling import pool_segments
 from psftr.methods.psftr.settings import MAX_LOGIT_SCALE
-from psftr.ops.temporal_deform_attn import temporal_deform_attn
 
 __all__ = [
     "ActionnessHead",
@@ -23,7 +23,6 @@ __all__ = [
     "LogitScale",
     "SaliencyHead",
     "SegmentHead",
-    "pool_segments",
 ]
 
 PRIOR = 0.01
@@ -107,10 +106,10 @@ class AdapterClassifier(nn.Module):
     answer towards the seen names, but not replace it. Segments are read without gradient.
     """
 
-    def __init__(self, *, dim: int, text_dim: int, logit_scale: float, ratio: float, bins: int) -> None:
+    def __init__(self, *, dim: int, text_dim: int, logit_scale: float, adapter_ratio: float, roi_bins: int) -> None:
         super().__init__()
-        self.ratio = ratio
-        self.bins = bins
+        self.ratio = adapter_ratio
+        self.bins = roi_bins
         self.projection = nn.Linear(dim, text_dim)
         self.logits = LogitScale(initial=logit_scale)
 
@@ -128,27 +127,12 @@ class AttentionPoolClassifier(nn.Module):
     Nothing is learned in the space of the names. Segments are read without gradient.
     """
 
-    def __init__(self, *, dim: int, logit_scale: float, bins: int) -> None:
+    def __init__(self, *, dim: int, logit_scale: float, roi_bins: int) -> None:
         super().__init__()
-        self.attention = nn.Linear(dim, bins)
+        self.attention = nn.Linear(dim, roi_bins)
         self.logits = LogitScale(initial=logit_scale)
 
     def forward(self, queries: Tensor, segments_cw: Tensor, features: Tensor, text: Tensor, curves: Tensor) -> Tensor:
         """queries Q_cls [N,B,Q,d], segments_cw [N,B,Q,2], features V [B,T,Dt], text T [K,Dt] -> [N,B,Q,K]."""
         weights = self.attention(queries).float().softmax(dim=-1)
         return self.logits(pool_segments(features, segments_cw, weights), text)
-
-
-def pool_segments(features: Tensor, segments_cw: Tensor, weights: Tensor) -> Tensor:
-    """Weighted sums of a feature sequence at the centres of P equal bins of each segment, clipped to the window.
-
-    features [B,T,D], segments_cw [N,B,Q,2] in units of T (no gradient), weights [N,B,Q,P] -> [N,B,Q,D].
-    """
-    layers, batch, queries, bins = weights.shape
-    centre, width = segments_cw.detach().float().unbind(-1)
-    start, end = (centre - width / 2).clamp(0, 1), (centre + width / 2).clamp(0, 1)
-    bin_centres = (torch.arange(bins, device=weights.device) + 0.5) / bins
-    locations = start[..., None] + (end - start)[..., None] * bin_centres
-    locations, weights = (x.transpose(0, 1).reshape(batch, layers * queries, 1, 1, bins) for x in (locations, weights))
-    pooled = temporal_deform_attn(features[:, :, None, :], locations, weights, (features.shape[1],))
-    return pooled.unflatten(1, (layers, queries)).squeeze(3).transpose(0, 1)

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from psftr.errors import PsftrError
+from psftr.methods.psftr.pooling import roi_align_mean
 from psftr.predictions import Detection
 from psftr.segments import centre_width_to_start_end, nms, soft_nms
 
@@ -50,33 +51,6 @@ PEER_THRESHOLD = 0.4  # tIoU, GAP's
 
 MergeRule = Callable[[Sequence[WindowDetections]], tuple[Detection, ...]]
 """All windows of one video -> its detections, best first, inside [0, duration]."""
-
-
-def roi_align_mean(features: Tensor, segments_se: Tensor, num_valid: Tensor, *, bins: int) -> Tensor:
-    """Mean over the bins of 1-D ROIAlign: features [B, T, D], segments [B, Q, 2] -> [B, Q, D].
-
-    Segments are (start, end) in rows, inside [0, num_valid]; row t covers [t, t + 1), so its value sits at
-    t + 0.5. Equal to the mean of torchvision's roi_align with aligned=True and adaptive sampling on the first
-    num_valid [B] rows. A segment of zero length takes the interpolated value at its place.
-    """
-    start, end = (segments_se - 0.5).unbind(-1)  # [B, Q], in units where row t sits at t
-    length = end - start
-    # Every bin holds ceil(length / bins) samples, so the mean over bins is the mean of evenly spaced samples,
-    # and pooling is one row of interpolation weights per segment.
-    per_bin = (length / bins).ceil().clamp(min=1)
-    count = bins * per_bin  # [B, Q]
-    step = torch.arange(int(count.max()) if count.numel() else 0, device=features.device)
-    at = start.unsqueeze(-1) + (step + 0.5) * (length / count).unsqueeze(-1)  # [B, Q, S]
-    share = (step < count.unsqueeze(-1)).to(features.dtype) / count.unsqueeze(-1)
-    last = (num_valid - 1).clamp(min=0).view(-1, 1, 1)
-    at = torch.minimum(at.clamp(min=0), last.to(at.dtype))
-    low = at.floor().long()
-    high = torch.minimum(low + 1, last)
-    fraction = at - low
-    weights = features.new_zeros(*segments_se.shape[:2], features.shape[1])  # [B, Q, T]
-    weights.scatter_add_(-1, low, share * (1 - fraction))
-    weights.scatter_add_(-1, high, share * fraction)
-    return weights @ features
 
 
 def text_similarity(visual: Tensor, text: Tensor) -> Tensor:

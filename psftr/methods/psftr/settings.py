@@ -14,6 +14,14 @@ from psftr.settings import Checked, group, setting
 
 MAX_LOGIT_SCALE = 200.0  # twice CLIP's: a clamp at CLIP's own 100 would hold its starting value without gradient
 
+CLASS_HEADS = {
+    "similarity": "psftr.methods.psftr.similarity:SimilarityClassifier",
+    "cosine": "psftr.methods.psftr.heads:CosineClassifier",
+    "clip_adapter": "psftr.methods.psftr.heads:AdapterClassifier",
+    "attention_pool": "psftr.methods.psftr.heads:AttentionPoolClassifier",
+}
+"""model.class_head -> its module, which names in its constructor the settings it wants."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class WindowSettings(Checked):
@@ -60,7 +68,7 @@ class ModelSettings(Checked):
     class_head: str = setting(
         "similarity",
         "similarity: the names' curves along the segment; cosine: the paper's; the others: raw features of the segment",
-        choices=("similarity", "cosine", "clip_adapter", "attention_pool"),
+        choices=tuple(CLASS_HEADS),
     )
     adapter_ratio: float = setting(0.2, "of clip_adapter: share of the learned part", above=0, most=1)
     roi_bins: int = setting(16, "of clip_adapter and attention_pool: samples of a segment", least=2)

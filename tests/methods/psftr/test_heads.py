@@ -15,7 +15,6 @@ from psftr.methods.psftr.heads import (
     LogitScale,
     SaliencyHead,
     SegmentHead,
-    pool_segments,
 )
 
 NO_CURVES = torch.zeros(1, 0, 1)
@@ -69,25 +68,6 @@ def test_logit_scale_is_clamped(given, used):
     torch.testing.assert_close(scale(unit, unit).item(), used, rtol=1e-5, atol=0)
 
 
-def test_pooling_means_the_frames_of_a_segment():
-    """Eight rows of two channels: the row number and one. Rows 2 to 5 are [.25,.75] of the window, mean 3.5."""
-    rows = torch.stack((torch.arange(8.0), torch.ones(8)), dim=-1)[None]
-    weights = torch.full((2, 1, 1, 4), 0.25)
-    segments_cw = torch.tensor([[[[0.5, 0.5]]], [[[0.25, 0.25]]]])  # [N=2,B=1,Q=1,2]; the second is rows 1 and 2
-    pooled = pool_segments(rows, segments_cw, weights)
-    torch.testing.assert_close(pooled, torch.tensor([[[[3.5, 1.0]]], [[[1.5, 1.0]]]]))
-    first_bin = pool_segments(rows, segments_cw, torch.tensor([1.0, 0, 0, 0]).expand(2, 1, 1, 4))
-    torch.testing.assert_close(first_bin, torch.tensor([[[[2.0, 1.0]]], [[[0.75, 1.0]]]]))
-
-
-def test_pooling_stays_inside_the_window_and_keeps_queries_apart():
-    rows = torch.arange(8.0)[None, :, None].repeat(2, 1, 1)
-    rows[1] += 100
-    segments_cw = torch.tensor([[[[0.0, 1.0], [0.5, 0.25]], [[1.0, 1.0], [0.5, 0.25]]]])  # [N=1,B=2,Q=2,2]
-    pooled = pool_segments(rows, segments_cw, torch.full((1, 2, 2, 4), 0.25))
-    torch.testing.assert_close(pooled[0, :, :, 0], torch.tensor([[1.5, 3.5], [105.5, 103.5]]))
-
-
 def _names_and_frames():
     """Frames 0-3 show name 0, frames 4-7 name 1."""
     text = torch.eye(2)
@@ -97,7 +77,7 @@ def _names_and_frames():
 
 def test_adapter_keeps_clips_own_answer_up_to_its_ratio():
     text, frames, segments_cw = _names_and_frames()
-    head = AdapterClassifier(dim=2, text_dim=2, logit_scale=1.0, ratio=0.2, bins=4)
+    head = AdapterClassifier(dim=2, text_dim=2, logit_scale=1.0, adapter_ratio=0.2, roi_bins=4)
     with torch.no_grad():
         head.projection.weight.zero_()
         head.projection.bias.copy_(torch.tensor([0.0, 9.0]))  # always pulls towards name 1
@@ -109,7 +89,7 @@ def test_adapter_keeps_clips_own_answer_up_to_its_ratio():
 
 def test_attention_pool_looks_where_the_query_says():
     text, frames, segments_cw = _names_and_frames()
-    head = AttentionPoolClassifier(dim=2, logit_scale=1.0, bins=8)
+    head = AttentionPoolClassifier(dim=2, logit_scale=1.0, roi_bins=8)
     with torch.no_grad():
         head.attention.weight.zero_()
         head.attention.bias.copy_(torch.tensor([0.0, 0, 0, 0, 0, 0, 50, 0]))  # the seventh of eight bins
@@ -121,8 +101,8 @@ def test_attention_pool_looks_where_the_query_says():
 @pytest.mark.parametrize(
     "make_head",
     [
-        lambda: AdapterClassifier(dim=2, text_dim=2, logit_scale=10.0, ratio=0.5, bins=4),
-        lambda: AttentionPoolClassifier(dim=2, logit_scale=10.0, bins=4),
+        lambda: AdapterClassifier(dim=2, text_dim=2, logit_scale=10.0, adapter_ratio=0.5, roi_bins=4),
+        lambda: AttentionPoolClassifier(dim=2, logit_scale=10.0, roi_bins=4),
     ],
     ids=["clip_adapter", "attention_pool"],
 )
@@ -131,6 +111,6 @@ def test_class_logits_do_not_move_segments(make_head):
     text, frames, segments_cw = _names_and_frames()
     segments_cw.requires_grad_()
     queries = torch.randn(1, 1, 3, 2, requires_grad=True)
-    head(queries, segments_cw, frames, text, NO_CURVES).square().sum().backward()
+    head(queries, segments_cw, frames, text, NO_CURVES)[..., 0].sum().backward()
     assert segments_cw.grad is None
     assert queries.grad.abs().max() > 0

@@ -5,7 +5,6 @@ import torch
 import torch.nn.functional as F
 from parts import postprocessor
 from torch import tensor
-from torchvision.ops import roi_align
 
 from psftr.data.windows import Window
 from psftr.errors import PsftrError
@@ -14,41 +13,12 @@ from psftr.methods.psftr.postprocess import (
     WindowDetections,
     hard_nms_merge,
     peer_merge,
-    roi_align_mean,
     soft_nms_merge,
     text_similarity,
 )
 from psftr.segments import Timeline
 
 NAMES = ("jump", "run")
-
-
-def test_roi_align_equals_torchvision_aligned_on_the_valid_rows():
-    generator = torch.Generator().manual_seed(0)
-    features = torch.randn(3, 40, 6, generator=generator)
-    num_valid = tensor([40, 25, 1])
-    edges = torch.rand(3, 50, 2, generator=generator).sort(-1).values
-    edges[:, 0] = tensor([0.0, 1.0])  # the whole window
-    edges[:, 1] = tensor([0.0, 0.003])  # less than a row at either end
-    edges[:, 2] = tensor([0.997, 1.0])
-    segments = edges * num_valid.view(-1, 1, 1)
-    ours = roi_align_mean(features, segments, num_valid, bins=16)
-    for b, valid in enumerate(num_valid.tolist()):
-        image = features[b, :valid].T[None, :, None, :]  # [1, D, height 1, T]
-        zeros, ones = torch.zeros(50), torch.ones(50)
-        boxes = torch.stack((segments[b, :, 0], zeros, segments[b, :, 1], ones), dim=-1)  # x1, y1, x2, y2
-        theirs = roi_align(image, [boxes], output_size=(1, 16), aligned=True)  # [50, D, 1, 16]
-        torch.testing.assert_close(ours[b], theirs.mean(-1).squeeze(-1), rtol=1e-4, atol=1e-5)
-
-
-def test_roi_of_whole_rows_is_their_mean_and_of_no_length_the_value_there():
-    features = tensor([[[0.0], [10.0], [20.0], [30.0], [99.0]]])
-    segments = tensor([[[1.0, 3.0], [2.5, 2.5], [2.0, 2.0], [3.0, 4.0]]])
-    pooled = roi_align_mean(features, segments, tensor([4]), bins=16)
-    # [1, 3) covers rows 1 and 2; 2.5 is the middle of row 2; 2.0 lies between rows 1 and 2. Row 4 is padding:
-    # the last valid row holds its value up to its end, where the interpolation before it weighs in by 1/8.
-    assert pooled[0, :3, 0].tolist() == pytest.approx([15.0, 20.0, 15.0])
-    assert pooled[0, 3, 0].item() == pytest.approx(30.0 - 10.0 / 8)
 
 
 def window(*, offset=0.0, num_valid=10, size=10, duration_s=100.0, video_id="v"):
