@@ -53,7 +53,7 @@ def scores_chart(predictions: Predictions, labels: Sequence[str], least: float) 
     axes = _rows(order[:MOST_ROWS], x_label="score")
     for place, label in enumerate(order[:MOST_ROWS]):
         found = scores[label]
-        for colour, is_shown in ((COLOURS[4], False), (COLOURS[0], True)):
+        for colour, is_shown in ((GREY, False), (COLOURS[0], True)):
             own = [d.score for d in found if (d.score >= least) is is_shown]
             axes.plot(own, [place] * len(own), "o", color=colour, markersize=5, markeredgewidth=0)
     line = axes.axvline(least, color=SOFT, linestyle="--", linewidth=1)
@@ -61,7 +61,7 @@ def scores_chart(predictions: Predictions, labels: Sequence[str], least: float) 
     axes.margins(x=0.04)
     more = len(order) - MOST_ROWS
     note = f"{more} more labels, with lower scores, are not drawn." if more > 0 else ""
-    keys = [(COLOURS[0], f"shown: from {least:.3g} on"), (COLOURS[4], "below that")]
+    keys = [(COLOURS[0], f"shown: from {least:.3g} on"), (GREY, "below that")]
     return Chart(axes, "Scores of all detections, by label", "every detection's score, by label", keys, note)
 
 

@@ -78,9 +78,18 @@
   function draw() {
     const shown = shownOf(video.id);
     const length = lengthOf(shown);
+    // the selected bar stays selected, its stages open
+    const was = rows.querySelector('.bar[aria-current]');
+    const isOpen = was && was.getAttribute('aria-expanded') === 'true';
+    const hadFocus = was && was === document.activeElement;
     lanes.draw(rows, { shown, view });
-    const first = rows.querySelector('.bar');
+    const again = was && rows.querySelector(
+      `.bar[data-kind="${was.dataset.kind}"][data-start="${was.dataset.start}"][data-end="${was.dataset.end}"]`);
+    const first = again || rows.querySelector('.bar');
     if (first) first.tabIndex = 0;
+    if (again) again.setAttribute('aria-current', 'true');
+    if (isOpen && again) toggleStages(again);
+    if (hadFocus && again) again.focus();
     const numbers = shown.map((one) => {
       const all = one.video ? one.video.p.length / 4 : 0;
       const cut = one.video && one.video.cut ? `; ${one.video.cut} with lower scores are not on this page` : '';
@@ -160,13 +169,8 @@
     const playing = screen && screen.currentTime ? 100 * screen.currentTime : undefined;
     const bars_middle = bar ? (Number(bar.dataset.start) + Number(bar.dataset.end)) / 2 : undefined;
     const middle = [at, bars_middle, playing].find((one) => one >= view[0] && one <= view[1]) ?? (view[0] + view[1]) / 2;
-    const key = bar && `.bar[data-start="${bar.dataset.start}"][data-end="${bar.dataset.end}"]`;
-    const hadFocus = bar && document.activeElement === bar;
     const size = (view[1] - view[0]) / by;
     look(middle - ((middle - view[0]) / (view[1] - view[0])) * size, size);
-    const again = key && rows.querySelector(key);
-    if (again) select(again, Number(again.dataset.start), false);
-    if (again && hadFocus) again.focus();
   }
   function reveal(at) {
     if (at < view[0] || at > view[1]) look(at - (view[1] - view[0]) / 4, view[1] - view[0]);
@@ -180,6 +184,7 @@
     told.textContent = '';
     screen = null;
     player.replaceChildren();
+    rows.replaceChildren();
     if (video && video.src) {
       screen = make('video');
       screen.controls = true;

@@ -158,7 +158,7 @@ def test_everything_can_be_read_and_nothing_lies_on_anything(tab, two_splits, tw
         # bars of a row with the scores beside them; times on the axes; parts of the page; controls
         parts = ".glance > *, #cards > *, .tool, #summary, #rows, #told, #line .legend, #player, #list, .keys, .of-file"
         selectors = ["#rows .lane", "#rows .lanes .bar, #rows .lanes .score", "#rows .ticks span", ".card .ticks span"]
-        selectors += [".card .bar, .card .score", "#rows .name, #rows .lanes", ".tool > *", parts]
+        selectors += [".card .bar, .card .score", "#rows .name, #rows .lanes", ".tool > *", ".glance svg text", parts]
         for selector in selectors:
             assert tab.run(SEEN + f"return crossing('{selector}')") == [], (path, selector)
         assert tab.console() == []

@@ -187,6 +187,9 @@ def test_browser_shows_stages_of_a_detection_by_keyboard_and_click(trace_file, t
         tab.press("Tab", "Enter")  # closer
         wide = "return document.querySelector('.stages .part').getBoundingClientRect().width"
         assert tab.run(wide) > 60
+        tab.run("document.getElementById('closer').click()")  # the bars are drawn anew, the stages stay open
+        assert tab.run("return document.querySelector('.stages .of-key').getBoundingClientRect().width") > 50
+        tab.run("document.getElementById('whole').click()")
         tab.run("document.querySelector('.found[data-start=\"7000\"]').click()")
         assert "one run, 1 of 2 key stages seen" in tab.run(PANEL)
         tab.run("document.querySelector('.found[data-start=\"7000\"]').click()")
