@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from psftr.engine.evaluate import Job
     from psftr.engine.runs import RunFolder
     from psftr.evaluation.aggregate import TenSplitReport
+    from psftr.evaluation.comparison import TrainedOn
     from psftr.evaluation.protocol import Evaluation
     from psftr.evaluation.tables import Table
     from psftr.predictions import Predictions
@@ -94,7 +95,14 @@ def run(config: Mapping[str, Any]) -> float:
 
 def evaluate_folder(settings: EvaluateSettings, config: Mapping[str, Any]) -> float:
     """A run, or every finished run of a multirun, or a training-free method's folders: one table per setting."""
-    from psftr.engine.evaluate import find_training_free, group_by_setting, run_job, training_free_job
+    from psftr.engine.evaluate import (
+        SEED_WORDS,
+        find_training_free,
+        group_by_setting,
+        run_job,
+        trained_on,
+        training_free_job,
+    )
     from psftr.engine.runs import find_runs
 
     folder = Path(str(settings.run))
@@ -122,6 +130,7 @@ def evaluate_folder(settings: EvaluateSettings, config: Mapping[str, Any]) -> fl
         given = {key: _value(config, key) for key in _given_keys()}
         reports = {}
         audited: list[Audit] = []
+        by_seed: dict[str, dict[TrainedOn, float]] = {}
         for label, members in group_by_setting(finished).items():
             asked = [int(job["split.index"]) for job in planned if "split.index" in job and matches(job, members[0])]
             jobs = [run_job(member, settings, given) for member in members]
@@ -130,12 +139,27 @@ def evaluate_folder(settings: EvaluateSettings, config: Mapping[str, Any]) -> fl
             out = root / slug(label)
             reports[label] = report_of(label, jobs, sorted(set(expected)), settings, out, audits=audits)
             audited += audits
+            for member, job in zip(members, jobs):
+                scored = next(e for e in reports[label].evaluations if e.index == job.dataset.split.index)
+                name = label.partition(SEED_WORDS)[0] or label
+                by_seed.setdefault(name, {})[trained_on(member)] = scored.ap.average
         if len(reports) > 1 and audited:
             log.info("=== all runs\n%s", audit_text(audited, root))
+        if 1 < len(by_seed) < len(reports):
+            show_seeds(by_seed, root, synthetic=bool(finished[0].read().get("synthetic")))
         table = finished[0].read()["config"].get("paper_table")
     if len(reports) > 1:
         compare_settings(reports, table, root, figures=settings.figures)
     return max(report.average.mean for report in reports.values())
+
+
+def show_seeds(scores: Mapping[str, Mapping[TrainedOn, float]], root: Path, *, synthetic: bool) -> None:
+    """Settings that were trained with several seeds each, in one table; seeds.csv is written too."""
+    from psftr.evaluation.render import text, write_frame
+    from psftr.evaluation.seeds import seeds_table
+
+    table = seeds_table(scores, synthetic=synthetic)
+    log.info("=== all seeds\n%s\nwritten:\n  %s", text(table), write_frame(root / "seeds.csv", table.frame))
 
 
 def report_of(

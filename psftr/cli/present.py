@@ -52,6 +52,7 @@ def draw_example(path: Path, job: Job) -> Path:
     from psftr.evaluation.shown import shown_from
     from psftr.evaluation.timeline import draw_timeline
     from psftr.features.class_text import class_text
+    from psftr.methods import find_method
 
     dataset, predictions = job.dataset, job.predictions
     unseen = dataset.split.unseen
@@ -61,8 +62,10 @@ def draw_example(path: Path, job: Job) -> Path:
     found = predictions.detections[video.video_id]
     least = shown_from(predictions)
     features = dataset.store.read(video.video_id)
-    text = class_text(unseen, store=dataset.store, root=dataset.root, settings=job.common.text)
-    curves = score_curves(features, unseen, text.select(unseen).numpy())
+    curves = None
+    if find_method(job.name).reads_text:
+        text = class_text(unseen, store=dataset.store, root=dataset.root, settings=job.common.text)
+        curves = score_curves(features, unseen, text.select(unseen).numpy())
     marks = "[SYNTHETIC] " if dataset.store.synthetic else ""
     return draw_timeline(
         path,
@@ -70,8 +73,8 @@ def draw_example(path: Path, job: Job) -> Path:
         duration_s=features.duration_s,
         detections=[d for d in found if d.score >= least],
         ground_truth=video.actions,
-        curves={label: (curves.seconds, values) for label, values in curves.values.items()},
-        curve_title=curves.title,
+        curves={label: (curves.seconds, values) for label, values in curves.values.items()} if curves else None,
+        curve_title=curves.title if curves else "",
         note=f"detections with a score of {least:.3g} or more",
         most_labels=5,
     )

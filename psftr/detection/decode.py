@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from psftr.data.batches import Batch
@@ -20,12 +22,16 @@ from psftr.segments import soft_nms, tiou_pairwise
 
 @dataclass(frozen=True, kw_only=True)
 class Candidates:
-    """What one window says: segments_s [N,2] seconds of the video, labels long [N], scores [N], on the CPU."""
+    """What one window says: segments_s [N,2] seconds of the video, labels long [N], scores [N], on the CPU.
+
+    advantages [N]: mean language advantage of the rows of each segment; NaN where it is not predicted.
+    """
 
     window: Window
     segments_s: Tensor
     labels: Tensor
     scores: Tensor
+    advantages: Tensor
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,6 +72,7 @@ class Decoder:
                     segments_s=window.to_seconds((rows[kept] / size).double().cpu()),
                     labels=labels.cpu(),
                     scores=best[kept].float().cpu(),
+                    advantages=_mean_inside(outputs.advantage, number, rows[kept]).cpu(),
                 )
             )
         return found
@@ -76,19 +83,24 @@ class Decoder:
         segments_s = torch.cat([one.segments_s for one in windows]).clamp(min=0.0, max=duration_s)
         labels = torch.cat([one.labels for one in windows])
         scores = torch.cat([one.scores for one in windows])
+        advantages = torch.cat([one.advantages for one in windows])
         has_length = segments_s[:, 1] > segments_s[:, 0]
         segments_s, labels, scores = segments_s[has_length], labels[has_length], scores[has_length]
+        advantages = advantages[has_length]
         kept, decayed = soft_nms(
             segments_s, scores, sigma=self.settings.sigma, max_kept=self.settings.most_per_video, groups=labels
         )
         bounds = segments_s[kept]
         if self.settings.voting is not None and len(kept):
             bounds = vote(bounds, labels[kept], segments_s, labels, scores, threshold=self.settings.voting)
-        rows = zip(bounds.tolist(), labels[kept].tolist(), decayed.tolist())
+        rows = zip(bounds.tolist(), labels[kept].tolist(), decayed.tolist(), advantages[kept].tolist())
         return tuple(
-            Detection(video_id, self.class_names[label], start_s, min(end_s, duration_s), score)
-            for (start_s, end_s), label, score in rows
-        )
+            Detection(
+                video_id, self.class_names[label], start_s, min(end_s, duration_s), score,
+                None if math.isnan(advantage) else advantage,
+            )
+            for (start_s, end_s), label, score, advantage in rows
+        )  # fmt: skip
 
     def merge_videos(self, windows: Iterable[Candidates]) -> dict[str, tuple[Detection, ...]]:
         """Windows of any number of videos, in any order -> detections by video id; a window given twice counts once."""
@@ -98,7 +110,18 @@ class Decoder:
         return {video_id: self.merge(list(places.values())) for video_id, places in by_video.items()}
 
 
-def vote(kept: Tensor, kept_labels: Tensor, segments: Tensor, labels: Tensor, scores: Tensor, *, threshold: float):
+def _mean_inside(values: Tensor | None, number: int, rows: Tensor) -> Tensor:
+    """Mean of values [B,T] of window `number` over the rows that each segment [N,2] touches; NaN without values."""
+    if values is None:
+        return rows.new_full((len(rows),), math.nan)
+    total = F.pad(values[number].double().cumsum(0), (1, 0))
+    first, last = rows[:, 0].floor().long(), rows[:, 1].ceil().long().clamp(max=values.shape[1])
+    return ((total[last] - total[first]) / (last - first)).float()
+
+
+def vote(
+    kept: Tensor, kept_labels: Tensor, segments: Tensor, labels: Tensor, scores: Tensor, *, threshold: float
+) -> Tensor:
     """Each kept segment [M,2] -> mean of the candidates [N,2] of its class with tIoU >= threshold, by score * tIoU."""
     overlap = tiou_pairwise(kept, segments)  # [M,N]
     weights = torch.where((overlap >= threshold) & (kept_labels[:, None] == labels), overlap * scores, 0.0)

@@ -20,11 +20,15 @@ from psftr.settings import from_dict
 
 @dataclass(frozen=True)
 class PointOutputs:
-    """class_logits [B,P,C]; distances [B,P,2] to start and end in rows, at least 0; is_padding [B,P]. float32."""
+    """class_logits [B,P,C]; distances [B,P,2] to start and end in rows, at least 0; is_padding [B,P]. float32.
+
+    advantage [B,T]: how much language is expected to help each row, of a method that predicts it.
+    """
 
     class_logits: Tensor
     distances: Tensor
     is_padding: Tensor
+    advantage: Tensor | None = None
 
 
 class Head(nn.Module):

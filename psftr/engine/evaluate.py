@@ -24,6 +24,7 @@ from psftr.predictions import CHECKPOINT_NONE, Predictions, Provenance, read_pre
 from psftr.settings import CommonSettings, EvaluateSettings, SplitSettings, TrainSettings
 
 log = logging.getLogger("psftr")
+SEED_WORDS = " · seed "  # what stands before the seed in the label of a setting
 
 # what a user may change about a run when evaluating it, beside the method's own inference groups
 OVERRIDABLE = (
@@ -244,7 +245,7 @@ def group_by_setting(runs: Sequence[RunFolder]) -> dict[str, list[RunFolder]]:
         label = ", ".join(f"{key}={lookup(config, key)}" for key in varying)
         if config.get("setting") and "setting" in varying:
             ratio = f" · {config['split']['ratio']}" if "split.ratio" in varying else ""
-            seed = f" · seed {config['seed']}" if "seed" in varying else ""
+            seed = f"{SEED_WORDS}{config['seed']}" if "seed" in varying else ""
             label = config["setting"] + ratio + seed
         groups.setdefault(label, []).append(run)
     return groups

@@ -135,10 +135,12 @@ def test_candidates_are_clipped_and_ranked_and_classes_can_be_chosen():
     )
     logits = torch.full((1, 4, 2), -20.0)
     logits[0, 1, 0], logits[0, 2, 1], logits[0, 3, 0] = 2.0, 1.0, 0.0
-    outputs = PointOutputs(logits, torch.full((1, 4, 2), 2.0), torch.zeros(1, 4, dtype=torch.bool))
+    rows = torch.tensor([[1.0, 2.0, 3.0, 6.0]])
+    outputs = PointOutputs(logits, torch.full((1, 4, 2), 2.0), torch.zeros(1, 4, dtype=torch.bool), rows)
     found = decoder.candidates(outputs, batch(4, [], []), [0, 1])[0]
     assert found.labels.tolist() == [0, 1, 0]
     assert found.segments_s.tolist() == [[0, 3.5], [0.5, 4], [1.5, 4]]
+    assert found.advantages.tolist() == [3, 3, pytest.approx(11 / 3)]  # rows 0 to 3, 0 to 3, 1 to 3
     only = decoder.candidates(outputs, batch(4, [], []), [1])[0]
     assert only.labels.tolist() == [1]
     outputs.class_logits[0, 0, 0] = math.nan
@@ -151,8 +153,10 @@ def test_windows_of_a_video_are_merged_by_soft_nms_in_each_class():
     one = Candidates(
         window=window(10), segments_s=torch.tensor([[0.0, 4.0], [0.0, 4.0], [0.0, 4.0]]),
         labels=torch.tensor([0, 0, 1]), scores=torch.tensor([0.9, 0.8, 0.7]),
+        advantages=torch.tensor([0.1, math.nan, 0.3]),
     )  # fmt: skip
     found = decoder.merge([one])
+    assert [d.language_advantage for d in found] == [pytest.approx(0.1), pytest.approx(0.3), None]
     assert [(d.label, round(d.score, 4)) for d in found] == [
         ("a", 0.9),
         ("b", 0.7),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -46,17 +46,19 @@ class FixedWeight(nn.Module):
         super().__init__()
         self.weight = weight
 
-    def forward(self, for_advantage: Tensor) -> tuple[Tensor, Tensor]:
-        rows = for_advantage[..., 0]
-        return torch.zeros_like(rows), torch.full_like(rows, self.weight)
+    def forward(self, for_advantage: Tensor) -> tuple[None, Tensor]:
+        return None, torch.full_like(for_advantage[..., 0], self.weight)
 
 
 @dataclass(frozen=True)
 class Reading:
-    """outputs: of the detector. advantage, weight [B,T]: A_hat and lambda. text_loss: L_tg, None without sentences."""
+    """outputs: of the detector. advantage, weight [B,T]: A_hat (None: not predicted) and lambda.
+
+    text_loss: L_tg, None without sentences.
+    """
 
     outputs: PointOutputs
-    advantage: Tensor
+    advantage: Tensor | None
     weight: Tensor
     text_loss: Tensor | None
 
@@ -74,7 +76,8 @@ class ActionVlm(nn.Module):
         """Inference: one pass of the language model, and no text."""
         if self.language is None:
             return self.see(features, is_padding)
-        return self.read(features, is_padding).outputs
+        read = self.read(features, is_padding)
+        return replace(read.outputs, advantage=read.advantage)
 
     def see(self, features: Tensor, is_padding: Tensor) -> PointOutputs:
         """Vision only: the language model is not called."""

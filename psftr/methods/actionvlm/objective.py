@@ -67,7 +67,7 @@ class ActionVlmObjective(nn.Module):
         if read.text_loss is not None:
             told["text"] = read.text_loss
             total = total + self.text_weight * read.text_loss
-        if self.advantage is not None:
+        if self.advantage is not None and read.advantage is not None:
             target = self.advantage.target(self.criterion.per_row(losses, size), self._classes(batch))
             told["advantage"] = advantage_loss(read.advantage, target, counts)
             total = total + self.advantage_weight * told["advantage"]

@@ -10,31 +10,7 @@ from psftr.errors import PsftrError
 from psftr.methods.actionvlm.language_model import find_language_model, identity, load_language_model
 from psftr.methods.actionvlm.settings import LanguageSettings
 
-WORDS = [
-    "<unk>",
-    "<end>",
-    "the",
-    "candidate",
-    "actions",
-    "include",
-    "run",
-    "jump",
-    "from",
-    "to",
-    "0",
-    "1",
-    "2",
-    "3",
-    "4",
-    "5",
-    "6",
-    "7",
-    "8",
-    "9",
-    ":",
-    ".",
-    ",",
-]
+WORDS = ["<unk>", "<end>", "run", "jump", "from", "to", *"0123456789:.,;"]
 
 
 def save_qwen(folder, *, with_tokenizer=True, seed=0, tied=True):
