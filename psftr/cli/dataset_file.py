@@ -24,7 +24,10 @@ def with_dataset_file(arguments: Sequence[str], known: Collection[str]) -> list[
     settings = read_dataset_file(files[0].partition("=")[2].strip("'\""))
     place = list(arguments).index(files[0])
     written = ["dataset=custom", *(f"dataset.{key}={_written(value)}" for key, value in settings.items())]
-    if not any(text.startswith(("split=", "split.kind=", "split.file=")) for text in arguments):
+    named = [text for text in arguments if text.startswith(("split=", "split."))]
+    # somebody's predictions are of every class unless a split is asked for
+    is_asked = bool(named) or not any(text.startswith("predictions=") for text in arguments)
+    if is_asked and not any(text.startswith(("split=", "split.kind=", "split.file=")) for text in named):
         written += _split(settings)
     return [*arguments[:place], *written, *arguments[place + 1 :]]
 

@@ -26,7 +26,7 @@ TWO = [*PLAIN, "trainer.devices=2"]
 
 def ran(*arguments: str, cwd: Path) -> str:
     process = program(*arguments, cwd=cwd)
-    told = process.communicate(timeout=300)[0]
+    told = process.communicate(timeout=900)[0]
     assert process.returncode == 0, told
     return told
 
@@ -54,7 +54,7 @@ def is_alive(pid: int) -> bool:
         return False
 
 
-def until(condition, process: subprocess.Popen, timeout_s: float = 300) -> None:
+def until(condition, process: subprocess.Popen, timeout_s: float = 900) -> None:
     end = time.monotonic() + timeout_s
     while not condition():
         assert process.poll() is None, process.communicate()[0]
@@ -130,7 +130,7 @@ def test_a_killed_process_ends_the_others_with_one_line_and_the_run_is_resumed(w
     ranks = children(process.pid)
     assert len(ranks) == 2
     os.kill(ranks[1], signal.SIGKILL)
-    told = process.communicate(timeout=120)[0]
+    told = process.communicate(timeout=300)[0]
     assert process.returncode == 2
     assert not any(is_alive(rank) for rank in ranks)
     errors = [line for line in told.splitlines() if "error" in line.lower()]
@@ -161,7 +161,7 @@ def test_ctrl_c_reaches_every_process(workplace):
     until((workplace / "stopped" / "checkpoints" / "last.ckpt").is_file, process)
     ranks = children(process.pid)
     process.send_signal(signal.SIGINT)
-    told = process.communicate(timeout=120)[0]
+    told = process.communicate(timeout=300)[0]
     assert process.returncode == 130, told
     assert "interrupted" in told
     assert "Traceback" not in told
@@ -173,7 +173,7 @@ def test_nobody_is_left_where_the_starting_process_is_killed(workplace):
     until((workplace / "orphans" / "run.json").is_file, process)
     ranks = children(process.pid)
     process.kill()
-    process.communicate(timeout=120)
+    process.communicate(timeout=300)
     end = time.monotonic() + 60
     while any(is_alive(rank) for rank in ranks):
         assert time.monotonic() < end
@@ -210,7 +210,7 @@ def test_two_machines_find_each_other_through_lightnings_variables(workplace, tw
         )
         for number in ("0", "1")
     ]
-    told = [machine.communicate(timeout=300)[0] for machine in machines]
+    told = [machine.communicate(timeout=900)[0] for machine in machines]
     assert [machine.returncode for machine in machines] == [0, 0], told
     assert [text.count("epoch 2/2") for text in told] == [1, 0]
     assert facts(workplace / "nodes")["val_score"] == pytest.approx(facts(two[0])["val_score"], abs=1e-3)
@@ -234,7 +234,7 @@ def test_torchrun_may_start_the_processes(workplace, two):
         capture_output=True,
         text=True,
         check=False,
-        timeout=300,
+        timeout=900,
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("epoch 2/2") == 1
