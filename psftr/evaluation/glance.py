@@ -16,6 +16,7 @@ from psftr.predictions import Detection, Predictions
 
 MOST_ROWS = 12  # of a chart in the height of a screen
 MOST_LETTERS = 18  # of a name beside it
+LEAST_SHARE = 0.9  # percent: what is not zero is at least two pixels of a phone
 _NAMES = 0.34  # share of the width
 
 
@@ -26,7 +27,8 @@ def classes_at_a_glance(reports: Sequence[TenSplitReport]) -> Chart:
     left_out = max(0, len(rows) - MOST_ROWS)
     rows = rows[: MOST_ROWS // 2] + rows[-(MOST_ROWS // 2) :] if left_out else rows
     axes = _rows([name for name, _ in rows], x_label="AP averaged over tIoUs, %")
-    bars = axes.barh(range(len(rows)), [100 * ap for _, ap in rows], 0.62, color=COLOURS[0])
+    widths = [max(100 * ap, LEAST_SHARE if ap > 0 else 0) for _, ap in rows]
+    bars = axes.barh(range(len(rows)), widths, 0.62, color=COLOURS[0])
     keys = [(COLOURS[0], report.method)]
     known = others[0].per_class if others else {}
     for bar, (name, ap) in zip(bars, rows):

@@ -40,6 +40,7 @@ from psftr.evaluation.report_timelines import (
     videos_in,
 )
 from psftr.evaluation.rules import Protocol
+from psftr.evaluation.selection import videos_under_test
 from psftr.evaluation.shown import shown_from
 from psftr.evaluation.stage_trace import StageTrace
 from psftr.files import write_text
@@ -286,11 +287,14 @@ def _file(
 def _shown_on_timelines(
     predictions: Predictions, evaluation: Evaluation | None, annotations: Annotations | None
 ) -> dict[str, Any]:
-    """What was scored on a class split; else every detection, with every action and ignored action of its videos."""
+    """What was scored on a class split; else every detection of the test, with every action and ignored action."""
     scored = evaluation.selection if evaluation is not None else None
     if evaluation is not None and evaluation.split is not None and scored is not None:
         return {"detections": scored.detections, "ground_truth": scored.ground_truth, "ignored": scored.ignored}
     detections = {canonical_id(v): rows for v, rows in predictions.detections.items()}
+    if evaluation is not None and annotations is not None:  # those of other subsets are not under test
+        tested = {video.video_id for video in videos_under_test(annotations, evaluation.protocol)}
+        detections = {v: rows for v, rows in detections.items() if v in tested or v not in annotations.videos}
     known = [v for v in detections if annotations and v in annotations.videos]
     parts: dict[str, dict[str, Any]] = {
         "detections": detections,

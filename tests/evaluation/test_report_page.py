@@ -222,6 +222,18 @@ def test_files_of_different_splits_are_not_drawn_over_each_other(two_splits):
     assert [file["with"] for file in Page(two_splits).data] == [[], []]
 
 
+def test_timelines_hold_every_searched_label_of_the_test_and_no_other_subset(tmp_path):
+    """Without a class split everything found is shown, annotated or not; videos for training are not."""
+    rows = {v: (Detection(v, label, 0, 5, 0.5),) for v, label in (("t0", "jump"), ("v_run_a", "run"), ("new", "wave"))}
+    protocol = protocol_of(Predictions({}), subset="validation", tious=(0.5,))
+    page = Page(
+        write_report_page(tmp_path / "p.html", {"a": Predictions(rows)}, annotations=world(), protocol=protocol)
+    )
+    videos = {video["id"]: len(video["p"]) // 4 for video in page.data[0]["videos"]}
+    assert videos == {"new": 1, "t0": 1, "t1": 0, "t2": 0, "t3": 0}
+    assert "wave" in page.data[0]["classes"]
+
+
 def test_every_video_is_scored_by_itself(tmp_path):
     page = Page(write_report_page(tmp_path / "p.html", {"a": predictions()}, annotations=world()))
     # of two actions one is found at every tIoU, the other at none
