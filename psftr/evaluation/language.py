@@ -195,13 +195,13 @@ def ambiguity(
 
 @dataclass(frozen=True)
 class LanguageFigures:
-    """What one predictions file says about language: Tables 2, 3 and 5. None or empty: not asked, or not known."""
+    """What one predictions file says about language: Tables 2, 3 and 5. None: not asked, or not known."""
 
     average: float
     fixed: float
     infinite: float
     lap: float | None = None
-    levels: tuple[Level, ...] = ()
+    levels: tuple[Level, ...] | None = None
     ambiguity: Ambiguity | None = None
 
 
@@ -226,7 +226,7 @@ def language_figures(
         fixed=fixed_outputs(selection.detections),
         infinite=infinite_outputs(selection.detections),
         lap=None if mismatched is None else lap_of(evaluation, mismatched),
-        levels=() if vision_only is None else by_difficulty(evaluation, vision_only),
+        levels=None if vision_only is None else by_difficulty(evaluation, vision_only),
         ambiguity=ambiguity(selection.detections, clips, classes=selection.classes),
     )
 

@@ -38,7 +38,7 @@ def levels_table(figures: LanguageFigures, worth: str) -> Table:
                 "mLA": level.mla,
                 "names": ", ".join(level.classes),
             }
-            for level in figures.levels
+            for level in figures.levels or ()
         ]
     )
     heads = {"level": "level", "classes": "classes", "mAP": "mAP", "vision_only": "without language", "gain": "gain"}
