@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from psftr.cli.hydra_app import compose_with, config_groups, given_overrides, planned_overrides
-from psftr.cli.present import compare_settings, draw_example, show
+from psftr.cli.present import compare_settings, draw_example, show, show_seeds
 from psftr.errors import PsftrError
 from psftr.files import read_json
 from psftr.methods import method_names
@@ -151,15 +151,6 @@ def evaluate_folder(settings: EvaluateSettings, config: Mapping[str, Any]) -> fl
     if len(reports) > 1:
         compare_settings(reports, table, root, figures=settings.figures)
     return max(report.average.mean for report in reports.values())
-
-
-def show_seeds(scores: Mapping[str, Mapping[TrainedOn, float]], root: Path, *, synthetic: bool) -> None:
-    """Settings that were trained with several seeds each, in one table; seeds.csv is written too."""
-    from psftr.evaluation.render import text, write_frame
-    from psftr.evaluation.seeds import seeds_table
-
-    table = seeds_table(scores, synthetic=synthetic)
-    log.info("=== all seeds\n%s\nwritten:\n  %s", text(table), write_frame(root / "seeds.csv", table.frame))
 
 
 def report_of(

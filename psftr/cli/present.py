@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from psftr.engine.evaluate import Job
     from psftr.evaluation.aggregate import TenSplitReport
+    from psftr.evaluation.comparison import TrainedOn
 
 log = logging.getLogger("psftr")
 
@@ -44,6 +46,15 @@ def compare_settings(reports: dict[str, TenSplitReport], table: str | None, out:
     if figures:
         paths += save_settings_charts(out, reports, name=f"Table {table}" if table else "settings", paper=printed)
     log.info("written:\n%s", "\n".join(f"  {path}" for path in paths))
+
+
+def show_seeds(scores: Mapping[str, Mapping[TrainedOn, float]], root: Path, *, synthetic: bool) -> None:
+    """Settings that were trained with several seeds each, in one table; seeds.csv is written too."""
+    from psftr.evaluation.render import text, write_frame
+    from psftr.evaluation.seeds import seeds_table
+
+    table = seeds_table(scores, synthetic=synthetic)
+    log.info("=== all seeds\n%s\nwritten:\n  %s", text(table), write_frame(root / "seeds.csv", table.frame))
 
 
 def draw_example(path: Path, job: Job) -> Path:

@@ -55,6 +55,7 @@ RATIOS = (75, 50)
 NUM_SPLITS = 10
 NUM_CLUTTER = 3
 DISTRACTOR_SHARE = 0.4
+SHORTEST_TWIN_S = 4.0  # two motions and a pause take their time
 TRAIN_SUBSET, TEST_SUBSET = "training", "validation"
 
 _ACTIVITIES = """
@@ -86,8 +87,10 @@ def generator_facts() -> dict[str, Any]:
     return {"version": GENERATOR_VERSION, "recipe": hashlib.sha256(repr(Recipe()).encode()).hexdigest()[:16]}
 
 
-def plan_actions(main: Composition, duration_s: float, repertoire: Repertoire, rng: np.random.Generator) -> list[Event]:
-    """Actions and distractors of one video: log-normal lengths of 1 to 10 s, gaps short and long.
+def plan_actions(
+    main: Composition, duration_s: float, repertoire: Repertoire, rng: np.random.Generator, *, shortest_s: float
+) -> list[Event]:
+    """Actions and distractors of one video: log-normal lengths of `shortest_s` to 10 s, gaps short and long.
 
     A third of the videos has a second class, half of the time one that differs from `main` in a word.
     """
@@ -99,7 +102,7 @@ def plan_actions(main: Composition, duration_s: float, repertoire: Repertoire, r
     events: list[Event] = []
     cursor_s = float(np.clip(rng.lognormal(0.9, 0.9), 0.3, 12.0))
     while True:
-        end_s = cursor_s + float(np.clip(rng.lognormal(1.2, 0.7), 1.0, 10.0))
+        end_s = cursor_s + float(np.clip(rng.lognormal(1.2, 0.7), shortest_s, 10.0))
         if end_s > duration_s - 0.3:
             break
         composition, kind = second if rng.random() < 0.4 else main, "action"
@@ -229,7 +232,8 @@ def plan_world(world: World) -> Plan:
             num_steps = int(rng.uniform(world.min_duration_s, world.max_duration_s) * world.fps / world.stride)
             duration_s = num_steps * world.stride / world.fps
             classes = world.repertoire.classes
-            events = plan_actions(classes[number % len(classes)], duration_s, world.repertoire, rng)
+            main, shortest_s = classes[number % len(classes)], SHORTEST_TWIN_S if world.twins else 1.0
+            events = plan_actions(main, duration_s, world.repertoire, rng, shortest_s=shortest_s)
             actions = tuple(Action(e.start_s, e.end_s, e.composition.name) for e in events if e.kind == "action")
             distractors[video_id] = [event for event in events if event.kind == "distractor"]
             videos[video_id] = Video(video_id, subset, duration_s, world.fps, actions)
