@@ -22,6 +22,7 @@ from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 from psftr.checkpoints import CHECKPOINT_KEY, check_same_training
 from psftr.engine.launch import meeting_point
+from psftr.engine.precision import cpu_gains_from_bf16
 from psftr.engine.progress import Bar, Lines
 from psftr.engine.runs import RunFolder
 from psftr.errors import PsftrError
@@ -161,10 +162,15 @@ def check_trainer(common: TrainSettings) -> Ranks:
 
 
 def precision_of(trainer: TrainerSettings) -> str:
+    """Lightning's name of the precision; auto on a CPU with bfloat16 instructions measures for about a second."""
     if trainer.precision != "auto":
         return trainer.precision
     on_gpu = trainer.accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available()
-    return "bf16-mixed" if on_gpu and torch.cuda.is_bf16_supported() else "32-true"
+    if on_gpu:
+        return "bf16-mixed" if torch.cuda.is_bf16_supported() else "32-true"
+    # several processes might measure differently and train in different precisions
+    is_one_cpu = trainer.accelerator in ("auto", "cpu") and trainer.devices in ("auto", 1, "1")
+    return "bf16-mixed" if is_one_cpu and cpu_gains_from_bf16(trainer.threads) else "32-true"
 
 
 def build_loggers(settings: TrainSettings, folder: RunFolder) -> list[Any]:
