@@ -108,7 +108,7 @@ class GatedFusion(CrossModalFusion):
     def forward(self, x: Tensor, other: Tensor, other_is_padding: Tensor | None = None) -> Tensor:
         """x [B|1,N,d], other [B|1,M,d], other_is_padding [B,M] -> [B|1,N,d]."""
         attended = self.attention(x, other, other, other_is_padding)
-        return self.feed_forward(self.norm(x + self.gate(x, self.dropout(attended))))
+        return self.feed_forward(self.norm(x + self.gate(x, F.dropout(attended, self.residual.dropout, self.training))))
 
 
 class GatedPromptInfusion(SemanticPromptInfusion):
@@ -120,7 +120,7 @@ class GatedPromptInfusion(SemanticPromptInfusion):
 
     def forward(self, attended: Tensor, content: Tensor, text: Tensor) -> Tensor:
         """attended Q_bar and content Q [B|1,Q,d], text T^ [B|1,K,d] -> [B|1,Q,d]."""
-        infused = self.dropout(self.attention(attended, text, text))
+        infused = F.dropout(self.attention(attended, text, text), self.residual.dropout, self.training)
         return self.feed_forward(self.norm(attended + self.gate(attended, infused)))
 
 
