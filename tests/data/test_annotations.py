@@ -133,7 +133,7 @@ def test_a_csv_takes_the_place_of_json(tmp_path):
     with pytest.raises(PsftrError, match="row 2: t-end is 'x', not a number"):
         read_annotations(path)
     path.write_text("video,t-start,label\n")
-    with pytest.raises(PsftrError, match="names video, t-start, label but not video-id, t-end"):
+    with pytest.raises(PsftrError, match="names video, t-start, label but not t-end"):
         read_annotations(path)
 
 
