@@ -17,7 +17,7 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 PRIVATE = {
     "os._exit": (
         "psftr/engine/rank.py",
-        "Python documents it, underscore and all: a rank that has lost the others must end, whatever its threads wait for",
+        "documented by Python: a rank that has lost the others must end, whatever its threads wait for",
         "end the process by a signal to itself",
     ),
     "torch._C._len_torch_dispatch_stack": (
