@@ -220,7 +220,7 @@ class EvaluateSettings(CommonSettings):
 
     run: str | None = setting(None, "a run folder, or a multirun folder: mean and spread over its splits")
     predictions: str | None = setting(None, "predictions of any tool, JSON or CSV, in place of a run")
-    annotations: str | None = setting(None, "with predictions: the ground truth, JSON or CSV")
+    annotations: str | None = setting(None, "with predictions: the ground truth, JSON or CSV; null: that of dataset=")
     subset: str | None = setting(None, "with predictions of a data set of your own: the subset to score")
     tious: tuple[float, ...] | None = setting(
         None, "with predictions of a data set of your own: the tIoUs to score", above=0, most=1

@@ -15,6 +15,11 @@ import pytest
 REPOSITORY = Path(__file__).resolve().parents[1]
 # dotted name -> (file that uses it, why, what to do when it goes)
 PRIVATE = {
+    "os._exit": (
+        "psftr/engine/rank.py",
+        "documented by Python: a rank that has lost the others must end, whatever its threads wait for",
+        "end the process by a signal to itself",
+    ),
     "torch._C._len_torch_dispatch_stack": (
         "psftr/ops/temporal_deform_attn.py",
         "PyTorch has no public question for active dispatch modes",

@@ -19,7 +19,7 @@ pytestmark = [
     pytest.mark.skipif((os.cpu_count() or 1) < 2, reason="two processes need two cores"),
     pytest.mark.skipif(os.name != "posix", reason="looks for processes in /proc"),
 ]
-# no dropout: its random numbers belong to a process. Batches of 7 windows are shared unevenly
+# no dropout: its random numbers belong to a process. Batches of 7 windows are shared unevenly, and one is left over
 PLAIN = [*TINY, "model.dropout=0", "data.val_fraction=0.25", "data.batch_size=7"]
 TWO = [*PLAIN, "trainer.devices=2"]
 
@@ -97,12 +97,14 @@ def test_two_processes_end_where_one_does(two, workplace):
     alone = workplace / "alone"
     ours, theirs = (load_file(folder / "model.safetensors") for folder in (run, alone))
     for name, value in theirs.items():
-        # sums in another order: at most 1e-6 apart here, and 1e-3 would still be no other training
-        torch.testing.assert_close(ours[name], value, rtol=0, atol=1e-3, msg=name)
+        # sums in another order: 3e-8 apart when this was written
+        torch.testing.assert_close(ours[name], value, rtol=0, atol=1e-4, msg=name)
     ours, theirs = logged(run), logged(alone)
     assert ours.keys() == theirs.keys()
-    for name, value in theirs.items():
-        assert ours[name] == pytest.approx(value, rel=1e-3, abs=1e-3), name
+    for (name, epoch), value in theirs.items():
+        # of the validation its mAP: a loss is a mean over batches, and the last one, of a single window, was joined
+        if name.startswith(("train/", "val/mAP")):
+            assert ours[name, epoch] == pytest.approx(value, rel=1e-3, abs=1e-3), (name, epoch)
     assert facts(run)["val_score"] == pytest.approx(facts(alone)["val_score"], abs=1e-3)
     scores = []
     for folder in (run, alone):

@@ -132,8 +132,21 @@ def test_a_csv_takes_the_place_of_json(tmp_path):
     path.write_text("video-id,t-start,t-end,label\na,1,x,Jump\n")
     with pytest.raises(PsftrError, match="row 2: t-end is 'x', not a number"):
         read_annotations(path)
-    path.write_text("video,t-start,label\n")
-    with pytest.raises(PsftrError, match="names video, t-start, label but not t-end"):
+    path.write_text("film,t-start,label\n")
+    with pytest.raises(PsftrError, match="names film, t-start, label but not video-id, t-end"):
+        read_annotations(path)
+
+
+def test_a_csv_may_say_subset_duration_and_plain_names(tmp_path):
+    path = tmp_path / "gt.csv"
+    path.write_text(
+        "video,start,end,label,subset,duration\na,1,2.5,Jump,train,9\na,3,4,Swim,train,9\nb,1,2,Jump,test,8\n"
+    )
+    read = read_annotations(path)
+    assert read.videos["a"].actions == (Action(1.0, 2.5, "Jump"), Action(3.0, 4.0, "Swim"))
+    assert [(v.subset, v.duration_s) for v in read.videos.values()] == [("train", 9.0), ("test", 8.0)]
+    path.write_text("video,start,end,label,subset\na,1,2.5,Jump,train\na,3,4,Swim,test\n")
+    with pytest.raises(PsftrError, match="row 3: video 'a' is in 'test' and in 'train'"):
         read_annotations(path)
 
 
