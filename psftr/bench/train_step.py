@@ -1,27 +1,51 @@
-"""`psftr bench train-step`: one training step of the paper's THUMOS14 network, our attention against grid_sample.
+"""`psftr bench step`: one training step of the THUMOS14 network, against plain PyTorch and the machine's own speed.
 
-Forward, matching, losses, backward and AdamW on random features (Table 6: dim 512, 2 encoder and 5 decoder layers,
-40 queries; windows of 128 rows, batches of 16). All versions train the same network on the same batch in turns. The
-third version attends to nothing: no attention can make the step faster than that.
+Forward, matching, losses, backward, clipping and AdamW on random features (Table 6: dim 512, 2 encoder and 5 decoder
+layers, 40 queries; windows of 128 rows, batches of 16). All versions train the same network on the same batch in turns:
+"plain" has PyTorch's dropout, an AdamW that is not fused, and grid_sample; "grid_sample" only the last of these;
+"nothing" attends to nothing, and no attention can make the step faster than that. Between them runs one large matrix
+product in the same precision: what the step's own products would take at its rate is what cannot be beaten.
 """
 
 from __future__ import annotations
 
+import copy
+import resource
+import statistics
+import sys
 from collections.abc import Callable
 from typing import Any
 
 import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from psftr.bench.baselines import Attention, attend_to_nothing, grid_sample_attn
 from psftr.bench.timing import describe_machine, take_turns
 from psftr.data.batches import Batch, Target
 from psftr.methods.psftr.attention import TemporalDeformableAttention
 from psftr.methods.psftr.build import build_criterion, build_network, network_config
-from psftr.methods.psftr.settings import LossSettings, MatcherSettings, ModelSettings
+from psftr.methods.psftr.module import make_optimizer
+from psftr.methods.psftr.network import PSFTR
+from psftr.methods.psftr.residual import Residual
+from psftr.methods.psftr.settings import LossSettings, MatcherSettings, ModelSettings, OptimizerSettings
 from psftr.ops import selected_path, temporal_deform_attn
 
 CLASSES = 15  # seen classes of a 75/25 split of THUMOS14
 DIM = 512  # CLIP ViT-B/16
+PRODUCT = 2048  # rows, columns and depth of the large matrix product
+CLIP = 0.1
+
+
+class _PlainResidual(nn.Module):
+    """`Residual` with PyTorch's dropout."""
+
+    def __init__(self, dropout: float) -> None:
+        super().__init__()
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x: Tensor, branch: Tensor) -> Tensor:
+        return x + self.dropout(branch)
 
 
 def make_batch(*, windows: int, length: int, dim: int) -> Batch:
@@ -44,34 +68,59 @@ def make_batch(*, windows: int, length: int, dim: int) -> Batch:
 
 
 def run_benchmark(*, rounds: int, device: torch.device, precision: str) -> dict[str, Any]:
-    """Seconds per step with each attention, and the ratios, measured in turns; precision "bf16" is autocast."""
+    """Seconds per step of each version, and the ratios, measured in turns; precision "bf16" is autocast."""
     torch.manual_seed(0)
     network = build_network(network_config(ModelSettings(), feature_dim=DIM, text_dim=DIM)).to(device).train()
-    optimizer = torch.optim.AdamW(network.parameters(), lr=1e-4)
+    plain = copy.deepcopy(network)
+    for layer in plain.modules():
+        for name, child in layer.named_children():
+            if isinstance(child, Residual):
+                setattr(layer, name, _PlainResidual(child.dropout))
+    optimizers = {
+        net: make_optimizer(net, OptimizerSettings(), fused=net is network and device.type in ("cpu", "cuda"))
+        for net in (network, plain)
+    }
     criterion = build_criterion(LossSettings(), MatcherSettings())
     batch = make_batch(windows=16, length=128, dim=DIM).to(device)
     text = torch.randn(CLASSES, DIM).to(device)
 
-    layers = [layer for layer in network.modules() if isinstance(layer, TemporalDeformableAttention)]
+    def step(attend: Attention, net: PSFTR = network) -> Callable[[], None]:
+        layers = [layer for layer in net.modules() if isinstance(layer, TemporalDeformableAttention)]
 
-    def step(attend: Attention) -> Callable[[], None]:
         def run() -> None:
             for layer in layers:
                 layer.attend = attend
             with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
-                outputs = network(batch.features, batch.is_padding, text)
-            loss = criterion(outputs, batch)["total"]
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
+                outputs = net(batch.features, batch.is_padding, text)
+            criterion(outputs, batch)["total"].backward()
+            torch.nn.utils.clip_grad_norm_(net.parameters(), CLIP)
+            optimizers[net].step()
+            optimizers[net].zero_grad()
             if device.type == "cuda":
                 torch.cuda.synchronize(device)
 
         return run
 
     ours = selected_path(device)
-    versions = {"grid_sample": grid_sample_attn, "ours": temporal_deform_attn, "nothing": attend_to_nothing}
-    times = take_turns({name: step(attend) for name, attend in versions.items()}, rounds=rounds)
+    product = torch.randn(2, PRODUCT, PRODUCT, device=device, dtype=torch.bfloat16 if precision == "bf16" else None)
+
+    def multiply() -> None:
+        torch.mm(*product)
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+
+    with FlopCounterMode(display=False) as counter:
+        step(temporal_deform_attn)()
+    versions = {
+        "plain": step(grid_sample_attn, plain),
+        "grid_sample": step(grid_sample_attn),
+        "ours": step(temporal_deform_attn),
+        "product": multiply,
+        "nothing": step(attend_to_nothing),
+    }
+    times = take_turns(versions, rounds=rounds)
+    least = counter.get_total_flops() / (2 * PRODUCT**3)  # in products
+    shares = [least * one / ours for one, ours in zip(times["product"].rounds, times["ours"].rounds, strict=True)]
     return {
         "machine": describe_machine(device),
         "path": str(ours),
@@ -82,6 +131,12 @@ def run_benchmark(*, rounds: int, device: torch.device, precision: str) -> dict[
         "ratio": times["ours"].times_faster_than(times["grid_sample"]),
         "nothing_s": times["nothing"].median_s,
         "largest_ratio": times["nothing"].times_faster_than(times["grid_sample"]),
+        "plain_s": times["plain"].median_s,
+        "plain_ratio": times["ours"].times_faster_than(times["plain"]),
+        "gflop": counter.get_total_flops() / 1e9,
+        "product_gflop_per_s": 2 * PRODUCT**3 / times["product"].median_s / 1e9,
+        "share_of_product_rate": statistics.median(shares),
+        "peak_gib": _peak_gib(device),
     }
 
 
@@ -92,6 +147,18 @@ def render(result: dict[str, Any]) -> str:
         f"{result['grid_sample_s']:.3f} s with grid_sample, "
         f"{result['ours_s']:.3f} s with ours ({result['path']}): {result['ratio']:.2f} times faster "
         f"(median of {result['rounds']} rounds in turns)\n"
+        f"plain PyTorch throughout takes {result['plain_s']:.3f} s: {result['plain_ratio']:.2f} times as long\n"
+        f"matrix products of the step: {result['gflop']:.0f} GFLOP; one large product runs at "
+        f"{result['product_gflop_per_s']:.0f} GFLOP/s, the step at "
+        f"{100 * result['share_of_product_rate']:.0f} % of that"
+        f"; most memory of the whole benchmark: {result['peak_gib']:.2f} GiB\n"
         f"with no attention at all it takes {result['nothing_s']:.3f} s: {result['largest_ratio']:.2f} times faster is "
         "about the most that any attention could reach here"
     )
+
+
+def _peak_gib(device: torch.device) -> float:
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**30
+    unit = 1 if sys.platform == "darwin" else 2**10  # bytes there, KiB elsewhere
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30

@@ -2,7 +2,9 @@
 
 examples:
   psftr bench ops --json ops.json             temporal deformable attention against grid_sample and gather
-  psftr bench train-step --threads 1          one training step of the THUMOS14 network, with ours and with grid_sample
+  psftr bench step --threads 1                one training step of the THUMOS14 network against plain PyTorch
+  psftr bench inference --threads 1           milliseconds a window, against one video at a time with all outputs
+  psftr bench loader --threads 1              an epoch of training windows, against reading each from the file
   psftr bench extract --pretrained random     the extraction pipeline against its encoder alone
   psftr bench ap --threads 1                  average precision at ActivityNet's size against a loop over detections
 """
@@ -21,19 +23,22 @@ from psftr.features.settings import EncoderSettings, ExtractSettings
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     benches = parser.add_subparsers(dest="bench", required=True, metavar="WHAT")
     ops = benches.add_parser("ops", help="temporal deformable attention against grid_sample and gather")
-    step = benches.add_parser("train-step", help="one training step of the THUMOS14 network against grid_sample")
+    told = "one training step of the THUMOS14 network against plain PyTorch and a large matrix product"
+    step = benches.add_parser("step", aliases=["train-step"], help=told)
     step.add_argument("--precision", choices=("fp32", "bf16"), default="fp32", help="default %(default)s")
     extract = benches.add_parser("extract", help="the extraction pipeline against its encoder alone")
     extract.add_argument("videos", nargs="*", help="videos or folders of them (default: clips made for it)")
     add_settings(extract, EncoderSettings)
     add_settings(extract, ExtractSettings, leave_out=("dtype", "decoder"))
     ap = benches.add_parser("ap", help="average precision at ActivityNet's size against a loop over detections")
-    for bench in (ops, ap):
+    inference = benches.add_parser("inference", help="windows of many videos together against one video at a time")
+    loader = benches.add_parser("loader", help="an epoch of training windows against reading each from the file")
+    for bench in (ops, ap, inference, loader):
         bench.add_argument("--quick", action="store_true", help="a small case: does it work at all?")
-    for bench in (ops, step):
+    for bench in (ops, step, inference):
         bench.add_argument("--device", default="auto", help="cpu or cuda[:N]; auto: cuda where there is one")
     kinds = ((ops, _ops, 15), (step, _train_step, 5), (extract, _extract, 3), (ap, _average_precision, 3))
-    for bench, measure, rounds in kinds:
+    for bench, measure, rounds in (*kinds, (inference, _inference, 3), (loader, _loader, 3)):
         bench.add_argument("--threads", type=number(int, least=1), help="CPU threads (default: PyTorch's own choice)")
         count, told = number(int, least=1), "to take medians of (default %(default)s)"
         bench.add_argument("--rounds", type=count, default=rounds, help=told)
@@ -73,6 +78,21 @@ def _train_step(args: argparse.Namespace) -> tuple[Any, dict[str, Any]]:
 
     device = pick_device(args.device)
     return train_step, train_step.run_benchmark(device=device, rounds=args.rounds, precision=args.precision)
+
+
+def _inference(args: argparse.Namespace) -> tuple[Any, dict[str, Any]]:
+    from psftr.bench import inference
+    from psftr.features.encoders import pick_device
+
+    videos = 2 if args.quick else 24
+    return inference, inference.run_benchmark(device=pick_device(args.device), rounds=args.rounds, videos=videos)
+
+
+def _loader(args: argparse.Namespace) -> tuple[Any, dict[str, Any]]:
+    from psftr.bench import loader
+
+    size = {"videos": 4, "rows": 200} if args.quick else {"videos": 155, "rows": 600}
+    return loader, loader.run_benchmark(rounds=args.rounds, **size)
 
 
 def _extract(args: argparse.Namespace) -> tuple[Any, dict[str, Any]]:

@@ -109,11 +109,15 @@ def test_the_verb_prints_a_table_and_writes_json(tmp_path, capsys, monkeypatch) 
         assert f"| small B2 T20 Q6 H2 D8 P3 | float32 | {row['version']} |" in table
 
 
-def test_the_training_step_runs_both_ways(capsys, monkeypatch) -> None:
+@pytest.mark.parametrize("name", ["step", "train-step"])  # the second is its old name
+def test_the_training_step_runs_every_way(capsys, monkeypatch, name) -> None:
     small = train_step.ModelSettings(dim=16, heads=2, encoder_layers=1, decoder_layers=1, queries=3, ffn_expansion=1)
     monkeypatch.setattr(train_step, "ModelSettings", lambda: small)
-    assert main(["bench", "train-step", "--rounds", "1"]) == 0
+    monkeypatch.setattr(train_step, "PRODUCT", 64)
+    assert main(["bench", name, "--rounds", "1"]) == 0
     printed = capsys.readouterr().out
+    assert "plain PyTorch throughout takes" in printed
+    assert "% of that; most memory of the whole benchmark: " in printed
     assert "times faster (median of 1 rounds in turns)" in printed
     assert "is about the most that any attention could reach here" in printed
 
