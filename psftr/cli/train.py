@@ -84,13 +84,16 @@ def check_folder(config: Mapping[str, Any], folder: Path, *, is_sweep: bool) -> 
     from psftr.engine.configuration import read_config
     from psftr.engine.runs import RunFolder
     from psftr.engine.train import check_settings
+    from psftr.engine.trainer import check_trainer
 
+    common, _, own = read_config(TrainSettings, config)
+    if not check_trainer(common).is_first:
+        return  # rank 0 of the same training has the lock
     runs = [RunFolder(path) for path in (folder.iterdir() if is_sweep else (folder,)) if path.is_dir()]
     for run in runs:
         if run.is_held():
             raise PsftrError(run.busy())
     if not is_sweep:
-        common, _, own = read_config(TrainSettings, config)
         check_settings(common, own, RunFolder(folder))
 
 
