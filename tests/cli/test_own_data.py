@@ -17,6 +17,12 @@ PAGE = (REPOSITORY / "docs" / "own-data.md").read_text(encoding="utf-8")
 SHORT = [*TINY, "trainer.max_epochs=1"]
 
 
+def test_the_commands_of_the_readme_are_those_of_the_page():
+    readme = (REPOSITORY / "README.md").read_text(encoding="utf-8")
+    block = readme[readme.index("psftr prepare custom") :].split("```")[0]
+    assert [line for line in block.splitlines() if line not in PAGE] == []
+
+
 def block(words: str) -> str:
     """The first block of the page after these words."""
     found = re.search(r"```\w*\n(.*?)```", PAGE[PAGE.index(words) :], flags=re.DOTALL)
