@@ -4,12 +4,14 @@ from psftr.data.annotations import read_annotations
 from psftr.data.splits import (
     ClassSplit,
     hold_out_classes,
+    open_split,
     random_split,
     read_published_split,
     read_split_file,
     write_published_splits,
 )
 from psftr.errors import PsftrError
+from psftr.settings import SplitSettings
 
 NAMES = [f"class {i:02}" for i in range(20)]
 
@@ -98,3 +100,11 @@ def test_held_out_classes_come_from_the_seen_only():
     assert hold_out_classes(whole, count=3, seed=2) != held
     with pytest.raises(PsftrError, match="cannot hold 15 of 15"):
         hold_out_classes(whole, count=15, seed=0)
+
+
+def test_a_closed_split_trains_on_every_class_and_looks_for_every_class():
+    split = open_split(SplitSettings(kind="closed", ratio=100), splits_dir="nowhere", classes=["run", "jump"])
+    assert split.seen == split.unseen == ("jump", "run")
+    assert (split.source, split.ratio) == ("closed", 100)
+    with pytest.raises(PsftrError, match=r"ratio must be below 100, got 100 \(split=closed trains on every class\)"):
+        SplitSettings(kind="random", ratio=100)

@@ -21,6 +21,7 @@ from psftr.data.synthetic import (
     simulate_features,
 )
 from psftr.data.synthetic_distractors import Repertoire, distractors_in_gaps
+from psftr.data.synthetic_order import twin_classes
 from psftr.data.synthetic_space import (
     NAME_COSINES,
     NAME_QUANTILES,
@@ -30,6 +31,7 @@ from psftr.data.synthetic_space import (
     background_motions,
     compose,
     hard_negatives,
+    render,
     seeded,
 )
 from psftr.errors import PsftrError
@@ -375,3 +377,42 @@ def test_features_over_real_timelines(tmp_path):
     only = {"two": timelines["two"]}
     simulate_features(annotations, only, tmp_path / "g.h5", tmp_path / "u.h5", seed=3, dim=64)
     assert np.array_equal(FeatureStore(tmp_path / "g.h5").read("two").features, store.read("two").features)
+
+
+def test_twins_differ_in_the_order_of_their_motions_only(tmp_path):
+    build_world(tmp_path, num_train=8, num_test=8, dim=64, twins=True)
+    texts = json.loads((tmp_path / "descriptions.json").read_text())
+    one, other = "throwing then kicking a ball on grass", "kicking then throwing a ball on grass"
+    assert texts[one] == "It starts with throwing the ball and ends with kicking it."
+    assert texts[other] == "It starts with kicking the ball and ends with throwing it."
+    assert len(texts) == 8
+    actions = [a for v in read_annotations(tmp_path / "annotations.json").videos.values() for a in v.actions]
+    assert {a.label for a in actions} == set(texts)
+    assert not (tmp_path / "splits").exists()
+    # no sentence tells them apart but for its share of what all sentences have in common
+    space = Space(seed=0, dim=64)
+    heard = [space.heard("motion", motion, 0.2) for motion in ("kicking", "throwing")]
+    unit = [text / np.linalg.norm(text) for text in (space.text(c) for c in twin_classes()[:2])]
+    assert abs(unit[0] @ sum(heard) - unit[1] @ sum(heard)) < 0.2
+    assert ensure_world(tmp_path) is False  # what is there stays, twins and all
+
+
+def test_an_action_of_two_motions_shows_one_after_the_other():
+    space = Space(seed=0, dim=64)
+    first, _ = twin_classes()[:2]
+    event = Event(10.0, 20.0, "action", first)
+    rng = np.random.default_rng(0)
+    rows = render(space, [event], main=first, clutter=[], steps=300, step_s=0.1, rng=rng)
+    throwing, kicking = (rows @ space.word("motion", motion) for motion in ("throwing", "kicking"))
+    early, late = slice(105, 135), slice(165, 195)
+    assert throwing[early].mean() - throwing[late].mean() > 0.5
+    assert kicking[late].mean() - kicking[early].mean() > 0.5
+
+
+def test_noise_changes_descriptions_and_nothing_else(tmp_path):
+    for name, noise in (("told", False), ("noise", True)):
+        build_world(tmp_path / name, num_train=4, num_test=4, dim=64, twins=True, noise=noise)
+    told, noise = (read_record(tmp_path / name)["files"] for name in ("told", "noise"))
+    assert [name for name in told if told[name] != noise[name]] == ["descriptions.json"]
+    texts = json.loads((tmp_path / "noise" / "descriptions.json").read_text())
+    assert not any("throwing" in text for text in texts.values())
