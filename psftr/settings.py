@@ -148,7 +148,7 @@ class TrainerSettings(Checked):
     )
     strategy: str = setting("auto", "Lightning's strategy: auto, or a form of ddp")
     threads: int | None = setting(None, "CPU threads of a process; null: PyTorch's choice", least=1)
-    precision: str = setting("auto", "auto: bf16-mixed where the device computes in bf16, else 32-true; or Lightning's")
+    precision: str = setting("auto", "auto: bf16-mixed where the device gains from it, else 32-true; or Lightning's")
     accumulate: int = setting(1, "batches whose gradients are added up before a step", least=1)
     gradient_clip: float | None = setting(0.1, "largest norm of the gradient; null: not clipped", above=0)
     ema_decay: float | None = setting(None, "decay of averaged weights, such as 0.999; null: none", above=0, below=1)
