@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import cast
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -64,7 +64,7 @@ def audit(
 
         return dict(localizer.localize_with(outputs_of, post, videos, class_names))
 
-    def with_roi(weight: float, **changes: float) -> PostProcessor:
+    def with_roi(weight: float, **changes: Any) -> PostProcessor:
         post = localizer.postprocessor
         return replace(post, settings=replace(post.settings, roi_weight=weight, **changes))
 
