@@ -20,8 +20,9 @@ demo: setup
 	$(BIN)/psftr train -m split.index=0,1,2 hydra.sweep.dir=$(DEMO)
 	$(BIN)/psftr evaluate run=$(DEMO) baseline=true audit=true
 
+# a process for each core; a file's tests stay together, because they share what is slow to make
 test: setup
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses auto --dist loadfile
 
 lint: setup
 	$(BIN)/ruff check .

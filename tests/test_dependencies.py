@@ -23,6 +23,7 @@ USED_BY_NAME = {
     "mkdocs-material": "make docs",
     "mkdocstrings": "make docs",
     "ruff": "make lint",
+    "pytest-xdist": "make test",
     "build": "python -m build, in tests/test_packaging.py",
 }
 

@@ -355,6 +355,8 @@ def show_scores(
     if settings.baseline and dataset is not None and has_features:
         from psftr.engine.localize import localize_split
 
+        dataset = replace(dataset, allow_missing=True)  # the rows say how many videos are missing
+
         method = find_method("clip_baseline")
         found = localize_split(
             settings, method, method.settings(), dataset, protocol=settings.protocol, device=settings.device

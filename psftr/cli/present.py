@@ -63,7 +63,7 @@ def draw_example(path: Path, job: Job) -> Path:
     from psftr.evaluation.shown import shown_from
     from psftr.evaluation.timeline import draw_timeline
     from psftr.features.class_text import class_text
-    from psftr.methods import find_method
+    from psftr.methods import find_method, method_names
 
     dataset, predictions = job.dataset, job.predictions
     unseen = dataset.split.unseen
@@ -74,7 +74,8 @@ def draw_example(path: Path, job: Job) -> Path:
     least = shown_from(predictions)
     features = dataset.store.read(video.video_id)
     curves = None
-    if find_method(job.name).reads_text:
+    name = predictions.provenance.method if predictions.provenance else ""
+    if name not in method_names() or find_method(name).reads_text:
         text = class_text(unseen, store=dataset.store, root=dataset.root, settings=job.common.text)
         curves = score_curves(features, unseen, text.select(unseen).numpy())
     marks = "[SYNTHETIC] " if dataset.store.synthetic else ""
