@@ -35,9 +35,9 @@ def test_one_split_is_evaluated_from_its_folder(two_splits, workplace):
 
 
 def test_settings_are_not_averaged(two_splits, workplace):
-    psftr("cascade", "split.index=1", "backend.slope=50", "out=mixed/other", "baseline=false", cwd=workplace)
-    shutil.copytree(two_splits / "split1", workplace / "mixed" / "split1")
-    done = psftr("evaluate", "run=mixed", "figures=false", cwd=workplace)
+    psftr("cascade", "split.index=1", "backend.slope=50", "out=cascade-settings/other", "baseline=false", cwd=workplace)
+    shutil.copytree(two_splits / "split1", workplace / "cascade-settings" / "split1")
+    done = psftr("evaluate", "run=cascade-settings", "figures=false", cwd=workplace)
     assert "=== cascade clip 75/25 (other)" in done.stdout
     assert "=== cascade clip 75/25 (split1)" in done.stdout
     assert "2 settings, average mAP in %" in done.stdout

@@ -61,7 +61,7 @@ def test_mistyped_verb_is_one_line_with_the_nearest(capsys):
 def test_mistyped_override_names_the_nearest_right_key(override, message):
     register_settings(train)
     with pytest.raises(PsftrError) as caught:
-        check_overrides(train, [override])
+        check_overrides(train, [override], is_sweep=False, config_dir=None)
     assert str(caught.value).startswith(message)
 
 
@@ -122,6 +122,6 @@ def test_every_experiment_composes(tmp_path):
     ):
         assert wanted in experiments
     for name in experiments:
-        check_overrides(train, [f"experiment={name}"])
+        check_overrides(train, [f"experiment={name}"], is_sweep=False, config_dir=None)
         # what a job of it resolves to, label included
         psftr("train", f"experiment={name}", "hydra.mode=RUN", "--cfg", "job", "--resolve", cwd=tmp_path)

@@ -123,6 +123,11 @@ def test_ground_truth_is_scored_and_drawn(place, done):
     assert data[0]["videos"][0]["src"] == "../videos/clip_a.mp4"
 
 
+def rounded(detections):
+    """What a person could tell apart: a batch with windows of other videos decides the last digits."""
+    return sorted((d.label, round(d.start_s, 3), round(d.end_s, 3), round(d.score, 3)) for d in detections)
+
+
 def test_labels_from_a_file_and_features_kept(place, done):
     (place / "names.txt").write_text("# two\nhigh jump\n\npole vault\n")
     store = next((place / "out" / "features").iterdir())
@@ -132,7 +137,9 @@ def test_labels_from_a_file_and_features_kept(place, done):
     )  # fmt: skip
     assert again.returncode == 0
     first = read_predictions(place / "out" / "predictions.json").detections["clip_b"]
-    assert read_predictions(place / "again" / "predictions.json").detections == {"clip_b": first}
+    found = read_predictions(place / "again" / "predictions.json").detections
+    assert found.keys() == {"clip_b"}
+    assert rounded(found["clip_b"]) == rounded(first)
     assert not list((place / "again").glob("*.png"))
 
 
