@@ -60,9 +60,9 @@
       const shown = shownOf(one.id);
       const done = lanes.draw(card.lastChild, { shown, view: [0, lengthOf(shown)], isCard: true });
       const actions = one.t.length / 3;
-      const facts = one.ap === undefined ? [] : [`AP ${one.ap.toFixed(1)} %`];
-      if (actions) facts.push(`${done.found} of ${counted(actions, 'action')} found`);
-      facts.push(counted(shown[0].rows.length, 'detection'));
+      const facts = one.ap === undefined ? [] : [`AP ${one.ap.toFixed(1)} % with all detections`];
+      facts.push(`${counted(shown[0].rows.length, 'detection')} shown`);
+      if (actions) facts.push(`${done.found} of ${counted(actions, 'action')} found by what is shown`);
       if (done.left_out) facts.push(`${counted(done.left_out, 'more label')} below`);
       card.children[1].textContent = facts.join(', ');
       card.addEventListener('click', () => {

@@ -180,7 +180,9 @@ def test_the_story_is_above_the_fold(tab, two_methods, truth, found):
         assert all(folded)
     tab.open(two_methods, width=1280, height=900)
     words = tab.run("return [...document.querySelectorAll('.card')].map((e) => e.innerText.replace(/\\s+/g, ' '))")
-    assert words[0].startswith("Best video: t2 AP 50.0 %, 1 of 2 actions found, 2 detections")
+    assert words[0].startswith(
+        "Best video: t2 AP 50.0 % with all detections, 2 detections shown, 1 of 2 actions found by what is shown"
+    )
 
 
 @pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
