@@ -13,6 +13,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from psftr.errors import PsftrError
 
 
@@ -61,6 +63,33 @@ def read_json(path: str | os.PathLike[str], *, remedy: str) -> Any:
         raise PsftrError(f"{path}: {error}") from None
     except (ValueError, RecursionError) as error:
         raise PsftrError(f"{path}: not valid JSON ({error}); {remedy}") from None
+
+
+def read_yaml(path: str | os.PathLike[str], *, missing: str) -> Any:
+    """The content of a YAML file. `missing`: what to say of one that is not there.
+
+    Raises PsftrError for that, for what is not YAML, and for a key that one mapping holds twice.
+    """
+    path = Path(path)
+    try:
+        return parse_yaml(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise PsftrError(f"{path}: {missing}") from None
+    except PsftrError as error:
+        raise PsftrError(f"{path}: {error}") from None
+    except ValueError as error:
+        raise PsftrError(f"{path}: not valid YAML: {error}") from None
+
+
+def parse_yaml(text: str) -> Any:
+    """Raises ValueError, in one line, for what is not YAML, and PsftrError for a key that one mapping holds twice."""
+    try:
+        node = yaml.compose(text, Loader=yaml.SafeLoader)
+        content = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ValueError(" ".join(str(error).split())) from None
+    _refuse_repeats(node)
+    return content
 
 
 def read_lines(path: str | os.PathLike[str], what: str) -> list[str]:
@@ -176,3 +205,16 @@ def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         twice = next(key for key in keys if keys.count(key) > 1)
         raise PsftrError(f"key {twice!r} appears twice in one object; remove one")
     return made
+
+
+def _refuse_repeats(node: yaml.Node | None) -> None:
+    """YAML keeps the last of two equal keys and says nothing."""
+    if isinstance(node, yaml.MappingNode):
+        keys = [str(key.value) for key, _ in node.value]
+        if twice := [key for key in keys if keys.count(key) > 1]:
+            raise PsftrError(f"{twice[0]!r} is there twice; keep one")
+        for _, value in node.value:
+            _refuse_repeats(value)
+    elif isinstance(node, yaml.SequenceNode):
+        for value in node.value:
+            _refuse_repeats(value)

@@ -19,7 +19,8 @@ from psftr.features.text import TextEmbeddings
 from psftr.methods.psftr.build import build_network, build_postprocessor, build_window_policy, network_config
 from psftr.methods.psftr.localizer import PsftrLocalizer
 from psftr.methods.psftr.network import LayerOutputs
-from psftr.methods.psftr.settings import ModelSettings, PostprocessSettings, WindowSettings
+from psftr.methods.psftr.settings import ModelSettings, PostprocessSettings
+from psftr.settings import WindowSettings
 
 CLASSES, DIM, STRIDE, FPS, BATCH = 5, 512, 8, 30.0, 16
 

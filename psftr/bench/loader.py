@@ -22,7 +22,7 @@ from psftr.data.batches import Sample
 from psftr.data.loading import EpochSampler, RowReader, WindowDataset, as_it_is
 from psftr.features.store import FeatureStore, FeatureWriter
 from psftr.methods.psftr.build import build_window_policy
-from psftr.methods.psftr.settings import WindowSettings
+from psftr.settings import WindowSettings
 
 DIM, STRIDE, FPS, BATCH = 512, 8, 30.0, 16
 CLASSES = tuple(f"class {number}" for number in range(15))

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from psftr.cli.hydra_app import compose_with, config_groups, given_overrides, planned_overrides
+from psftr.cli.evaluate_file import evaluate_file
+from psftr.cli.hydra_app import compose_with, config_groups, given_keys, planned_overrides
+from psftr.cli.language import show_language
 from psftr.cli.present import compare_settings, draw_example, show, show_seeds
 from psftr.errors import PsftrError
 from psftr.files import read_json
@@ -127,7 +129,7 @@ def evaluate_folder(settings: EvaluateSettings, config: Mapping[str, Any]) -> fl
         runs, planned = find_runs(folder), planned_overrides(folder)
         finished = [run for run in runs if run.read()["status"] == "finished"]
         say_what_is_missing(folder, runs, finished, planned)
-        given = {key: _value(config, key) for key in _given_keys()}
+        given = {key: _value(config, key) for key in given_keys()}
         reports = {}
         audited: list[Audit] = []
         by_seed: dict[str, dict[TrainedOn, float]] = {}
@@ -188,27 +190,6 @@ def report_of(
     return report
 
 
-def show_language(
-    evaluations: Mapping[str, Evaluation],
-    score: Callable[[Predictions], Evaluation],
-    settings: EvaluateSettings,
-    out: Path | None,
-) -> list[Table]:
-    """How much the files lean on language: written always, printed where the user gave a file to compare with."""
-    from psftr.cli.language import LanguageFiles, language_tables, write_language
-    from psftr.evaluation.render import text
-
-    given = LanguageFiles(
-        mismatched=settings.mismatched, vision_only=settings.vision_only, ambiguous=settings.ambiguous
-    )
-    tables = language_tables(evaluations, score=score, files=given)
-    if given.is_any:
-        log.info("%s", "\n\n".join(text(table) for table in tables))
-    if out is not None:
-        log.info("  %s", "\n  ".join(str(path) for path in write_language(out, tables)))
-    return tables
-
-
 def audits_of(runs: Sequence[RunFolder], jobs: Sequence[Job]) -> list[Audit]:
     from psftr.checkpoints import load_saved
     from psftr.engine.audit import audit_job
@@ -236,7 +217,7 @@ def compare_folders(
     from psftr.evaluation.comparison import compare, comparison_text
     from psftr.files import write_json
 
-    given = {key: _value(config, key) for key in _given_keys()}
+    given = {key: _value(config, key) for key in given_keys()}
     ours, theirs = (scores_of(where, settings, given) for where in (folder, other))
     comparison = compare(ours, theirs)
     synthetic = bool(find_runs(folder)[0].read().get("synthetic"))
@@ -286,74 +267,8 @@ def evaluate_method(settings: EvaluateSettings, own: Any) -> float:
         return Path(settings.out or f"outputs/{dataset.name}/{settings.method}-{split.ratio}-split{split.index}")
 
     job = method_job(settings, folder, own)
-    settings = replace(settings, figures=settings.figures, baseline=False)
+    settings = replace(settings, baseline=False)
     return report_of("", [job], [job.dataset.split.index], settings, job.folder).average.mean
-
-
-def evaluate_file(settings: EvaluateSettings) -> float:
-    """A predictions file of any tool against ground truth."""
-    from psftr.cli.ground_truth import read_ground_truth
-    from psftr.data.datasets import DATASETS, spec_of
-    from psftr.data.splits import open_split
-    from psftr.evaluation.aggregate import aggregate
-    from psftr.evaluation.protocol import evaluate_predictions, split_of
-    from psftr.evaluation.rules import protocol_for, protocol_of
-    from psftr.predictions import read_predictions
-
-    predictions = read_predictions(str(settings.predictions))
-    provenance = predictions.provenance
-    stated = (provenance.split or {}).get("dataset") if provenance else None
-    given = _given_keys()
-    spec = spec_of(settings.dataset) if "dataset" in given else DATASETS.get(str(stated))
-    protocol = protocol_of(predictions, dataset=spec, subset=settings.subset, tious=settings.tious)
-    if settings.protocol and spec:
-        protocol = protocol_for(spec, settings.protocol)
-    root = Path(settings.dataset.root or Path(settings.data_root) / (spec.name if spec else settings.dataset.name))
-    truth = Path(settings.annotations or settings.dataset.annotations or root / "annotations.json")
-    ignored = settings.dataset.ignore_labels or (spec.ignore_labels if spec else ("Ambiguous",))
-    annotations = read_ground_truth(str(truth), ignore_labels=ignored)
-    splits = Path(settings.dataset.splits or root / "splits")
-    asked = any(key.startswith("split") for key in given)
-    split = None
-    if asked and split_of(provenance) is None:
-        split = open_split(settings.split, splits_dir=splits, classes=annotations.classes)
-    evaluation = evaluate_predictions(predictions, annotations, split, protocol=protocol)
-    report = aggregate([evaluation], expected=[evaluation.split.index if evaluation.split else 0])
-    out = Path(settings.out) if settings.out else None
-    show(report, None, out, figures=settings.figures and out is not None)
-    if hint := empty_classes(predictions, evaluation, (splits, truth.parent / "splits")):
-        log.warning("%s", hint)
-
-    def score(other: Predictions) -> Evaluation:
-        return evaluate_predictions(other, annotations, split, protocol=protocol)
-
-    show_language({Path(str(settings.predictions)).name: evaluation}, score, settings, out)
-    return report.average.mean
-
-
-def empty_classes(predictions: Predictions, evaluation: Evaluation, folders: Sequence[Path]) -> str:
-    """Which of the scored classes have no detection at all, and the split that the file was made for, if one fits."""
-    from psftr.data.splits import splits_that_test
-    from psftr.evaluation.render import wrap
-    from psftr.files import some
-
-    wanted = evaluation.ap.classes
-    found = {one.label for detections in predictions.detections.values() for one in detections}
-    empty = [name for name in wanted if name not in found]
-    if not empty:
-        return ""
-    told = f"NO DETECTION of {len(empty)} of the {len(wanted)} scored classes, which count as 0: {some(empty, 20)}."
-    fitting = next(filter(None, (splits_that_test(found & set(wanted), folder) for folder in folders)), [])
-    if fitting:
-        first = fitting[0]
-        more = f" (or {len(fitting) - 1} more)" if len(fitting) > 1 else ""
-        told += (
-            f" The labels in the file are the unseen classes of split {first.ratio}/{first.index}{more}: "
-            f"score it with split.ratio={first.ratio} split.index={first.index}"
-        )
-    elif evaluation.split is None:
-        told += " Of a file made for a class split, name the split: split.index=N, or split=file split.file=FILE"
-    return wrap(told)
 
 
 def dataset_settings(split: Mapping[str, Any], settings: EvaluateSettings) -> EvaluateSettings:
@@ -361,7 +276,7 @@ def dataset_settings(split: Mapping[str, Any], settings: EvaluateSettings) -> Ev
     from psftr.engine.configuration import read_config
 
     name = str(split["dataset"])
-    if "dataset" in _given_keys() or name == settings.dataset.name:
+    if "dataset" in given_keys() or name == settings.dataset.name:
         return settings
     if name not in config_groups()["dataset"]:
         raise PsftrError(f"the predictions are of the data set {name!r}: say where it is with dataset=FILE")
@@ -415,10 +330,6 @@ def _same(actual: Any, text: str) -> bool:
 
 def slug(label: str) -> str:
     return re.sub(r"[^A-Za-z0-9.=_-]+", "_", label)
-
-
-def _given_keys() -> list[str]:
-    return [text.lstrip("+").partition("=")[0] for text in given_overrides()]
 
 
 def _value(config: Mapping[str, Any], key: str) -> Any:

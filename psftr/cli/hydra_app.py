@@ -206,6 +206,11 @@ def job_logging() -> dict[str, Any]:
     return plain(HydraConfig.get().job_logging)
 
 
+def given_keys() -> list[str]:
+    """The keys of the overrides that the user typed."""
+    return [text.lstrip("+").partition("=")[0] for text in given_overrides()]
+
+
 def compose_with(config_name: str, *overrides: str) -> dict[str, Any]:
     """The configuration that the running job would have with these overrides too."""
     from hydra import compose

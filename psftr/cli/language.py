@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,9 @@ if TYPE_CHECKING:
     from psftr.evaluation.protocol import Evaluation
     from psftr.evaluation.tables import Table
     from psftr.predictions import Predictions
+    from psftr.settings import EvaluateSettings
+
+log = logging.getLogger("psftr")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,3 +71,23 @@ def write_language(folder: Path, tables: list[Table]) -> list[Path]:
     from psftr.evaluation.render import write_frame
 
     return [write_frame(folder / name, table.frame) for name, table in zip(("language.csv", "levels.csv"), tables)]
+
+
+def show_language(
+    evaluations: Mapping[str, Evaluation],
+    score: Callable[[Predictions], Evaluation],
+    settings: EvaluateSettings,
+    out: Path | None,
+) -> list[Table]:
+    """How much the files lean on language: written always, printed where the user gave a file to compare with."""
+    from psftr.evaluation.render import text
+
+    given = LanguageFiles(
+        mismatched=settings.mismatched, vision_only=settings.vision_only, ambiguous=settings.ambiguous
+    )
+    tables = language_tables(evaluations, score=score, files=given)
+    if given.is_any:
+        log.info("%s", "\n\n".join(text(table) for table in tables))
+    if out is not None:
+        log.info("  %s", "\n  ".join(str(path) for path in write_language(out, tables)))
+    return tables

@@ -13,7 +13,8 @@ from psftr.data.datasets import DatasetSpec
 from psftr.data.sources import Source
 from psftr.data.splits import ClassSplit, read_published_split
 from psftr.errors import PsftrError
-from psftr.features.store import FeatureStore, VideoInfo
+from psftr.features.arrays import VideoInfo
+from psftr.features.store import FeatureStore
 
 RATIOS = (75, 50)
 NUM_SPLITS = 10

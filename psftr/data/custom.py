@@ -29,8 +29,9 @@ from psftr.data.datasets import DATASETS, NAME, OWN_TIOUS
 from psftr.data.record import read_record, write_record
 from psftr.data.splits import ClassSplit, read_split_file
 from psftr.errors import PsftrError
-from psftr.features.store import FeatureStore, import_npy_folder
-from psftr.files import replacing, sha256_of, write_json, write_text
+from psftr.features.arrays import import_npy_folder
+from psftr.features.store import FeatureStore
+from psftr.files import read_yaml, replacing, sha256_of, write_json, write_text
 from psftr.settings import DatasetSettings, from_dict, to_dict
 
 FILE, SPLIT = "dataset.yaml", "split.yaml"
@@ -129,12 +130,7 @@ def read_dataset_file(path: str | Path) -> dict[str, Any]:
     """
     path = Path(path)
     path = path / FILE if path.is_dir() else path
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise PsftrError(f"{path}: no such file; `psftr prepare custom` writes one") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise PsftrError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
+    content = read_yaml(path, missing="no such file; `psftr prepare custom` writes one")
     if not isinstance(content, dict) or not isinstance(content.get("name"), str):
         raise PsftrError(f"{path}: not a data set file: it must say at least name, train_subset and test_subset")
     try:

@@ -38,7 +38,8 @@ from psftr.data.download import base_url, fetch
 from psftr.data.record import read_record, write_record
 from psftr.data.synthetic import generator_facts, simulate_features
 from psftr.errors import PsftrError
-from psftr.features.store import FeatureStore, VideoInfo, import_npy_folder, read_info
+from psftr.features.arrays import VideoInfo, import_npy_folder, read_info
+from psftr.features.store import FeatureStore
 from psftr.files import csv_rows, read_json, replacing, sha256_of, some, write_json
 from psftr.predictions import canonical_id
 from psftr.segments import Timeline

@@ -9,10 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 
 from psftr.errors import PsftrError
-from psftr.files import nearest_names, write_text
+from psftr.files import nearest_names, read_yaml, write_text
 from psftr.settings import SplitSettings
 
 HELD_OUT = "held-out seen classes"  # the source of a split inside the seen classes
@@ -134,12 +133,7 @@ def random_split(classes: Iterable[str], *, ratio: int, index: int, seed: int) -
 def read_split_file(path: str | Path) -> ClassSplit:
     """Read YAML with lists `seen` and `unseen` and, optionally, numbers `ratio` and `index`."""
     path = Path(path)
-    try:
-        document = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise PsftrError(f"{path}: no such split file") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise PsftrError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
+    document = read_yaml(path, missing="no such split file")
     if not isinstance(document, dict):
         raise PsftrError(f"{path}: expected two lists, seen and unseen, got {type(document).__name__}")
     unknown = sorted(set(map(str, document)) - {"seen", "unseen", "ratio", "index"})

@@ -78,6 +78,10 @@ def _localizer(
     device: str | torch.device,
     saved: Saved | None,
 ) -> Localizer:
+    if method.training is not None and saved is None:
+        raise PsftrError(
+            f"{method.name} is a trained method: give a run of `psftr train`, a model folder or a checkpoint"
+        )
     return method.localizer(
         LocalizerSetup(
             own=own,

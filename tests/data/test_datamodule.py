@@ -16,7 +16,8 @@ from psftr.data.datamodule import ZstalDataModule, val_share
 from psftr.data.datasets import Dataset, DatasetSpec, PeerRules, dataset_spec
 from psftr.data.splits import ClassSplit, read_published_split
 from psftr.errors import PsftrError
-from psftr.features.store import FeatureStore, FeatureWriter, read_info
+from psftr.features.arrays import read_info
+from psftr.features.store import FeatureStore, FeatureWriter
 from psftr.predictions import canonical_id
 from psftr.settings import DataSettings
 

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from psftr.errors import PsftrError
-from psftr.features.store import FeatureStore, FeatureWriter, import_npy_folder, read_info
+from psftr.features.arrays import import_npy_folder, read_info
+from psftr.features.store import FeatureStore, FeatureWriter
 from psftr.segments import Timeline
 
 

@@ -12,14 +12,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import yaml
 
 from psftr.errors import PsftrError
 from psftr.features.text import spell_out
-from psftr.files import nearest, nearest_names, read_json, some, write_json, write_text
+from psftr.files import nearest, nearest_names, read_json, read_yaml, some, write_json, write_text
 
 _SHIPPED = Path(__file__).parent
 _REMEDY = "write `class name: text` for every class, or let `psftr describe` write it"
@@ -50,7 +49,10 @@ def description_file(given: str | Path | None, *, dataset: str) -> Path:
 def read_descriptions(path: str | Path) -> dict[str, str]:
     """Texts by class name, with single spaces. Raises PsftrError that names the file and the class."""
     path = Path(path)
-    content = read_json(path, remedy=_REMEDY) if path.suffix == ".json" else _read_yaml(path)
+    if path.suffix == ".json":
+        content = read_json(path, remedy=_REMEDY)
+    else:
+        content = read_yaml(path, missing=f"no such file; {_REMEDY}")
     if not isinstance(content, Mapping) or not content:
         raise PsftrError(f"{path} holds no descriptions; {_REMEDY}")
     for name, text in content.items():
@@ -107,20 +109,3 @@ def write_descriptions(path: str | Path, descriptions: Mapping[str, str]) -> Pat
     if path.suffix == ".json":
         return write_json(path, dict(descriptions))
     return write_text(path, yaml.safe_dump(dict(descriptions), sort_keys=False, allow_unicode=True, width=110))
-
-
-def _read_yaml(path: Path) -> Any:
-    try:
-        text = path.read_text(encoding="utf-8")
-        node = yaml.compose(text, Loader=yaml.SafeLoader)
-        content = yaml.safe_load(text)
-    except FileNotFoundError:
-        raise PsftrError(f"{path}: no such file; {_REMEDY}") from None
-    except (ValueError, yaml.YAMLError) as error:
-        raise PsftrError(f"{path} is neither YAML nor JSON ({' '.join(str(error).split())[:120]})") from None
-    if isinstance(node, yaml.MappingNode):  # YAML keeps the last of two equal keys and says nothing
-        keys = [str(key.value) for key, _ in node.value]
-        twice = next((key for key in keys if keys.count(key) > 1), None)
-        if twice is not None:
-            raise PsftrError(f"{path}: {twice!r} is there twice; keep one")
-    return content

@@ -6,11 +6,11 @@ start pose to the end pose, is that of ActionVLM, appendix B.1; its words are ou
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 
 from psftr.features.text import spell_out
 from psftr.language_models import AnswerError, Frames, MllmError, Schema, Session
+from psftr.language_models.answers import json_object
 
 MAX_WORDS = 80  # longer answers tell a story; some tokenizers of text encoders read fewer still
 KIND = "description"
@@ -51,14 +51,7 @@ def describe(session: Session, names: Sequence[str]) -> Iterator[tuple[str, str 
 
 def parse_description(text: str) -> str:
     """Raises AnswerError unless the text holds what SCHEMA describes, of at most MAX_WORDS words."""
-    start, end = text.find("{"), text.rfind("}")
-    if start < 0 or end < start:
-        raise AnswerError("there is no JSON object in it")
-    try:
-        value = json.loads(text[start : end + 1])
-    except ValueError as error:
-        raise AnswerError(f"it is not valid JSON ({error})") from None
-    description = value.get("description")
+    description = json_object(text, required=("description",))["description"]
     if not isinstance(description, str) or not description.strip():
         raise AnswerError('"description" is not text')
     words = description.split()

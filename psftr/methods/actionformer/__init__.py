@@ -67,14 +67,10 @@ def _localizer(setup: LocalizerSetup) -> DetectionLocalizer:
     from psftr.detection.decode import Decoder
     from psftr.detection.localizer import DetectionLocalizer
     from psftr.detection.network import rebuild_detector
-    from psftr.errors import PsftrError
     from psftr.settings import to_dict
 
     saved = setup.saved
-    if saved is None:
-        raise PsftrError(
-            "actionformer is a trained method: give a run of `psftr train`, a model folder or a checkpoint"
-        )
+    assert saved is not None  # of a trained method
     network = rebuild_detector(saved.facts["network"])
     saved.fill(network)
     return DetectionLocalizer(

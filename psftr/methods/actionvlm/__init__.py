@@ -97,13 +97,11 @@ def _localizer(setup: LocalizerSetup) -> DetectionLocalizer:
     from psftr.data.windows import WindowPolicy
     from psftr.detection.decode import Decoder
     from psftr.detection.localizer import DetectionLocalizer
-    from psftr.errors import PsftrError
     from psftr.methods.actionvlm.build import NetworkFacts, build_network
     from psftr.settings import to_dict
 
     saved = setup.saved
-    if saved is None:
-        raise PsftrError("actionvlm is a trained method: give a run of `psftr train`, a model folder or a checkpoint")
+    assert saved is not None  # of a trained method
     facts = NetworkFacts.from_dict(saved.facts["network"])
     network = build_network(facts, setup.own.mismatch)
     saved.fill(network)

@@ -6,7 +6,7 @@ from typing import Any
 
 from psftr.features.text import spell_out
 from psftr.language_models import AnswerError, Frames, Schema, Session
-from psftr.methods.cascade.answers import json_object, object_list
+from psftr.language_models.answers import json_object, object_list
 from psftr.methods.cascade.stages import MAX_STAGES, Stage, StagePlan, one_stage_plan
 
 MIN_STAGES = 2

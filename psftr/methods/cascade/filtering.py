@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from psftr.features.text import spell_out
 from psftr.language_models import AnswerError, Frames, Schema, Session
-from psftr.methods.cascade.answers import json_object, number_in_unit_range, object_list
+from psftr.language_models.answers import json_object, number_in_unit_range, object_list
 
 Nearest = Callable[[str], str | None]
 _LOGIT_SCALE = 100.0  # CLIP's inverse temperature

@@ -11,7 +11,6 @@ A stage file holds plans written or recorded beforehand, YAML or JSON, class nam
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +20,7 @@ import yaml
 
 from psftr.errors import PsftrError
 from psftr.features.text import TextEmbeddings, spell_out
-from psftr.files import some, write_json, write_text
+from psftr.files import parse_yaml, read_json, some, write_json, write_text
 
 MAX_STAGES = 5
 BACKGROUND = "people doing nothing in particular"
@@ -73,17 +72,15 @@ def read_stage_file(path: str | Path) -> dict[str, StagePlan]:
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"stage file {path} not found")
-    text = path.read_text(encoding="utf-8")
-    try:
-        content = json.loads(text) if path.suffix == ".json" else yaml.safe_load(text)
-        if path.suffix != ".json":
-            _refuse_repeats(yaml.compose(text, Loader=yaml.SafeLoader))
-        else:
-            json.loads(text, object_pairs_hook=_pairs)
-    except PsftrError as error:
-        raise PsftrError(f"{path}: {error}") from None
-    except (ValueError, yaml.YAMLError) as error:
-        raise PsftrError(f"{path} is neither YAML nor JSON ({' '.join(str(error).split())[:120]})") from None
+    if path.suffix == ".json":
+        content = read_json(path, remedy="write `class name: {stages: [{description, is_key}, …]}`")
+    else:
+        try:
+            content = parse_yaml(path.read_text(encoding="utf-8"))
+        except PsftrError as error:
+            raise PsftrError(f"{path}: {error}") from None
+        except ValueError as error:
+            raise PsftrError(f"{path} is neither YAML nor JSON ({str(error)[:120]})") from None
     if not isinstance(content, Mapping) or not content:
         raise PsftrError(f"{path} holds no plans; write `class name: {{stages: [{{description, is_key}}, …]}}`")
     plans = {str(label): _plan(path, str(label), entry) for label, entry in content.items()}
@@ -93,25 +90,6 @@ def read_stage_file(path: str | Path) -> dict[str, StagePlan]:
         if other != label:
             raise PsftrError(f"{path}: {other!r} and {label!r} are the same in words; keep one plan")
     return plans
-
-
-def _pairs(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    made = dict(pairs)
-    if len(made) != len(pairs):
-        keys = [key for key, _ in pairs]
-        raise PsftrError(f"{next(key for key in keys if keys.count(key) > 1)!r} is there twice; keep one")
-    return made
-
-
-def _refuse_repeats(node: Any) -> None:
-    """YAML keeps the last of two equal keys and says nothing."""
-    if isinstance(node, yaml.MappingNode):
-        _pairs([(str(key.value), None) for key, _ in node.value])
-        for _, value in node.value:
-            _refuse_repeats(value)
-    elif isinstance(node, yaml.SequenceNode):
-        for value in node.value:
-            _refuse_repeats(value)
 
 
 def _plan(path: Path, label: str, entry: Any) -> StagePlan:

@@ -77,8 +77,7 @@ def _localizer(setup: LocalizerSetup) -> PsftrLocalizer:
     from psftr.methods.psftr.localizer import PsftrLocalizer
 
     saved = setup.saved
-    if saved is None:
-        raise PsftrError("psftr is a trained method: give a run of `psftr train`, a model folder or a checkpoint")
+    assert saved is not None  # of a trained method
     try:
         network = build_network(NetworkConfig(**saved.facts["network"]))
     except (PsftrError, TypeError) as error:

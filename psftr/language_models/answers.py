@@ -7,7 +7,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from psftr.language_models import AnswerError
+from psftr.language_models.protocol import AnswerError
 
 
 def json_object(text: str, *, required: Sequence[str]) -> dict[str, Any]:
