@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from itertools import chain
 from typing import Any, Protocol
 
 import pytorch_lightning as pl
-import torch.distributed as dist
 from torch import Tensor, nn
 from torch.optim import AdamW
 from torch.optim.lr_scheduler import LambdaLR
 
 from psftr.data.batches import Batch
+from psftr.data.ranks import gathered
 from psftr.detection.decode import Candidates, Decoder
 from psftr.detection.network import PointOutputs
 from psftr.predictions import Detection
@@ -74,7 +73,7 @@ class DetectionModule(pl.LightningModule):
         self._found += self.decoder.candidates(self(batch), batch, range(len(self.decoder.class_names)))
 
     def on_validation_epoch_end(self) -> None:
-        found, self._found = _gather_ranks(self._found), []
+        found, self._found = gathered(self._found), []
         if self.score is None or self.trainer.sanity_checking:
             return
         figures = self.score(self.decoder.merge_videos(found))
@@ -116,12 +115,3 @@ def parameter_groups(
         if chosen:
             groups.append({"name": name + suffix, "params": chosen, "lr": lr, "weight_decay": decay})
     return groups
-
-
-def _gather_ranks(found: list[Candidates]) -> list[Candidates]:
-    """Every rank's windows, on every rank."""
-    if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
-        return found
-    parts: list[Any] = [None] * dist.get_world_size()
-    dist.all_gather_object(parts, found)
-    return list(chain.from_iterable(parts))

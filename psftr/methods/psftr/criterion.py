@@ -10,8 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from psftr.data.ranks import num_ranks, sum_over_ranks
 from psftr.methods.psftr import losses
-from psftr.methods.psftr.distributed import num_ranks, sum_over_ranks
 from psftr.methods.psftr.matcher import Matches
 from psftr.segments import centre_width_to_start_end
 

@@ -13,6 +13,7 @@ from torch.optim import AdamW, Optimizer
 from torch.optim.lr_scheduler import LinearLR, LRScheduler, MultiStepLR
 
 from psftr.data.batches import Batch
+from psftr.data.ranks import gathered, total_over_ranks
 from psftr.errors import PsftrError
 from psftr.features.text import TextEmbeddings
 from psftr.methods.psftr.build import (
@@ -22,7 +23,6 @@ from psftr.methods.psftr.build import (
     build_postprocessor,
     network_config,
 )
-from psftr.methods.psftr.distributed import gathered, total_over_ranks
 from psftr.methods.psftr.language_gate import GatedTraining
 from psftr.methods.psftr.network import Outputs
 from psftr.methods.psftr.postprocess import WindowDetections

@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from psftr.methods.psftr.distributed import sum_over_ranks
+from psftr.data.ranks import sum_over_ranks
 
 __all__ = [
     "CURVE_SCALE",
