@@ -12,7 +12,7 @@ from torch.optim import AdamW
 from torch.optim.lr_scheduler import LambdaLR
 
 from psftr.data.batches import Batch
-from psftr.data.ranks import gathered
+from psftr.data.ranks import gathered, total_over_ranks
 from psftr.detection.decode import Candidates, Decoder
 from psftr.detection.network import PointOutputs
 from psftr.predictions import Detection
@@ -63,7 +63,8 @@ class DetectionModule(pl.LightningModule):
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         losses = self.objective(self.network, batch)
         values = {f"train/{name}": value.detach() for name, value in losses.items()}
-        self.log_dict(values, on_step=False, on_epoch=True, batch_size=len(batch))
+        windows = total_over_ranks(len(batch), self.device)
+        self.log_dict(values, on_step=False, on_epoch=True, batch_size=windows, sync_dist=True)
         return losses["total"]
 
     def on_train_epoch_end(self) -> None:

@@ -18,6 +18,7 @@ import torch
 from psftr.checkpoints import save_pretrained, training_facts
 from psftr.data.annotations import Annotations
 from psftr.data.datasets import open_dataset
+from psftr.data.splits import CLOSED
 from psftr.engine.configuration import read_config, write_config
 from psftr.engine.launch import run_ranks
 from psftr.engine.runs import RunFolder, different_keys
@@ -27,7 +28,6 @@ from psftr.evaluation.protocol import scorer
 from psftr.evaluation.rules import protocol_for
 from psftr.features.class_text import class_text
 from psftr.methods import Method, Training, TrainingSetup
-from psftr.ops import say_path
 from psftr.predictions import (
     CHECKPOINT_BEST_SEEN,
     CHECKPOINT_LAST,
@@ -135,7 +135,6 @@ def _fit(common: TrainSettings, training: Training, facts: dict[str, Any], run: 
     trainer = build_trainer(common, run, facts, callbacks=training.callbacks, chooses=chooses)
     for line in describe(common, training, facts):
         log.info("%s", line)
-    say_path(trainer.strategy.root_device)
     if resumed is not None:
         log.info("resuming from %s", resumed)
     if trainer.is_global_zero:
@@ -203,9 +202,11 @@ def score_words(score: float | None, training: Mapping[str, Any]) -> str:
 def describe(common: TrainSettings, training: Training, facts: Mapping[str, Any]) -> list[str]:
     """What is trained on what, before the first epoch."""
     split, synthetic = facts["split"], ", SYNTHETIC features" if facts["synthetic"] else ""
+    name = f"{split['dataset']}{synthetic} · {split['source']} split"
     lines = [
-        f"{split['dataset']}{synthetic} · {split['source']} split {split['ratio']}/{split['index']}: "
-        f"{len(split['seen'])} seen, {len(split['unseen'])} unseen classes",
+        f"{name}: {len(split['seen'])} classes, all trained on and all looked for"
+        if split["source"] == CLOSED
+        else f"{name} {split['ratio']}/{split['index']}: {len(split['seen'])} seen, {len(split['unseen'])} unseen classes",
         "training: "
         + ", ".join(
             f"{facts['training'][k]} {k}" for k in ("classes", "videos", "windows", "actions") if k in facts["training"]

@@ -27,6 +27,7 @@ from psftr.methods.psftr.language_gate import GatedTraining
 from psftr.methods.psftr.network import Outputs
 from psftr.methods.psftr.postprocess import WindowDetections
 from psftr.methods.psftr.settings import OptimizerSettings, PsftrSettings
+from psftr.ops import say_path
 from psftr.predictions import Detection
 from psftr.settings import from_dict
 
@@ -84,6 +85,7 @@ class PsftrModule(pl.LightningModule):
         return self.network(batch.features, batch.is_padding, text)
 
     def on_fit_start(self) -> None:
+        say_path(self.device)
         self._train_text = self.names(self.train_classes)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
