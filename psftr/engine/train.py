@@ -202,11 +202,12 @@ def score_words(score: float | None, training: Mapping[str, Any]) -> str:
 def describe(common: TrainSettings, training: Training, facts: Mapping[str, Any]) -> list[str]:
     """What is trained on what, before the first epoch."""
     split, synthetic = facts["split"], ", SYNTHETIC features" if facts["synthetic"] else ""
+    seen, unseen = len(split["seen"]), len(split["unseen"])
     name = f"{split['dataset']}{synthetic} · {split['source']} split"
     lines = [
-        f"{name}: {len(split['seen'])} classes, all trained on and all looked for"
+        f"{name}: {seen} classes, all trained on and all looked for"
         if split["source"] == CLOSED
-        else f"{name} {split['ratio']}/{split['index']}: {len(split['seen'])} seen, {len(split['unseen'])} unseen classes",
+        else f"{name} {split['ratio']}/{split['index']}: {seen} seen, {unseen} unseen classes",
         "training: "
         + ", ".join(
             f"{facts['training'][k]} {k}" for k in ("classes", "videos", "windows", "actions") if k in facts["training"]
