@@ -247,6 +247,11 @@ class EvaluateSettings(CommonSettings):
     out: str | None = setting(None, "folder for tables and figures; null: evaluation/ in the run or multirun folder")
     figures: bool = setting(True, "draw the figures and the page")
     device: str = setting("auto", "auto, cpu or cuda")
+    precision: str = setting(
+        "auto",
+        "of the network; auto: bf16-mixed where it is large and the CPU gains from it, else 32-true",
+        choices=("auto", "32-true", "bf16-mixed"),
+    )
 
 
 def to_dict(settings: Any) -> dict[str, Any]:

@@ -31,7 +31,7 @@ def localizer_of(tmp_path_factory):
     saved = load_saved(folder / "run")
 
     def build(text: TextEmbeddings) -> Localizer:
-        return build_localizer(saved, text, device="cpu")
+        return build_localizer(saved, text, device="cpu", precision="32-true")
 
     return build
 

@@ -17,7 +17,7 @@ from psftr.api.inputs import Frames, Inputs, Progress, open_features, open_video
 from psftr.api.result import Result
 from psftr.api.stream import stream_detections
 from psftr.checkpoints import Saved, load_saved
-from psftr.engine.localize import build_localizer, localize, settings_of
+from psftr.engine.localize import build_localizer, localize, precision_of, settings_of
 from psftr.errors import PsftrError
 from psftr.features.clip import ClipEncoder
 from psftr.features.encoders import make_encoder, open_encoder, pick_device
@@ -33,7 +33,7 @@ from psftr.predictions import (
     Provenance,
     canonical_id,
 )
-from psftr.settings import TextSettings, to_dict
+from psftr.settings import EvaluateSettings, TextSettings, to_dict
 
 Path_ = str | os.PathLike[str]
 Videos = Path_ | Frames | Iterable[Path_ | Frames]
@@ -47,13 +47,20 @@ def load(
     revision: str | None = None,
     model: str | None = None,
     pretrained: str | None = None,
+    precision: str = EvaluateSettings.precision,
 ) -> Model:
     """A trained model: a run folder, a model folder, a .ckpt, or `hf://USER/REPOSITORY` on the Hugging Face hub.
 
-    model, pretrained: where its CLIP encoder is, if that is not a published one. Raises PsftrError.
+    model, pretrained: where its CLIP encoder is, if that is not a published one. precision: of the network, as the
+    setting of `psftr evaluate`: auto, 32-true or bf16-mixed. Raises PsftrError.
     """
+    EvaluateSettings(precision=precision)  # refuses an unknown one
     return Model(
-        saved=load_saved(path, revision=revision), device=device, encoder_model=model, encoder_pretrained=pretrained
+        saved=load_saved(path, revision=revision),
+        device=device,
+        encoder_model=model,
+        encoder_pretrained=pretrained,
+        precision=precision,
     )
 
 
@@ -82,10 +89,12 @@ class Model(HubModel):
         encoder_model: str | None = None,
         encoder_pretrained: str | None = None,
         seed: int = EncoderSettings.seed,
+        precision: str = EvaluateSettings.precision,
     ) -> None:
         self.saved = saved
         _, self.method, self.own = settings_of(saved)
         self.encoder_model, self.encoder_pretrained, self.seed = encoder_model, encoder_pretrained, seed
+        self.precision = precision
         self._encoder: ClipEncoder | None = None
         self.to(device)
 
@@ -169,13 +178,13 @@ class Model(HubModel):
             inputs = open_features(features, video_ids, encoder=partial(self._encoder_of, given_text))
             self._refuse_other_features(inputs.store)
         embeddings = self._embed(names, given_text, inputs.store, prompt) if self.method.reads_text else None
-        localizer = build_localizer(self.saved, embeddings, device=self.device)
+        localizer = build_localizer(self.saved, embeddings, device=self.device, precision=self.precision)
         kept = partial(_kept, threshold=threshold, most=max_per_video)
         detections, failed, is_complete = _search(localizer, inputs, names, kept, on_video, returns_on_interrupt)
         failed = [*inputs.failed, *failed]
         if not detections and failed:
             raise PsftrError("; ".join(reason for _, reason in failed[:3]))
-        provenance = self._provenance(inputs.store, embeddings, names, threshold, max_per_video)
+        provenance = self._provenance(localizer, inputs.store, embeddings, names, threshold, max_per_video)
         return Result(
             predictions=Predictions(detections, provenance),
             labels=names,
@@ -210,7 +219,7 @@ class Model(HubModel):
         if self.method.reads_text:
             embeddings = given_text or embed_names(names, encoder=encoder, template=prompt or self.prompt)
             check_compatible(embeddings, encoder.identity, encoder.dim)
-        localizer = build_localizer(self.saved, embeddings, device=self.device)
+        localizer = build_localizer(self.saved, embeddings, device=self.device, precision=self.precision)
         found = stream_detections(video, localizer, names, encoder=encoder, stride=stride or trained_stride(self.facts))
         return (d for d in found if threshold is None or d.score >= threshold)
 
@@ -282,6 +291,7 @@ class Model(HubModel):
 
     def _provenance(
         self,
+        localizer: Localizer,
         store: FeatureStore,
         text: TextEmbeddings | None,
         names: tuple[str, ...],
@@ -295,7 +305,7 @@ class Model(HubModel):
         return Provenance(
             method=self.name,
             checkpoint_rule=self.facts.get("checkpoint_rule", CHECKPOINT_LAST) if self.saved else CHECKPOINT_NONE,
-            config=config | to_dict(self.own),
+            config=config | to_dict(self.own) | precision_of(localizer),
             # Only the very classes of its split are a test of a trained network; free words are no split at all.
             split=split if set(names) == set(split.get("unseen") or ()) else None,
             features=store.provenance(),

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from psftr.bench.baselines import Attention, attend_to_nothing, grid_sample_attn
+from psftr.bench.forms import FORMS
 from psftr.bench.timing import describe_machine, take_turns
 from psftr.data.batches import Batch, Target
 from psftr.methods.psftr.attention import TemporalDeformableAttention
@@ -67,10 +68,15 @@ def make_batch(*, windows: int, length: int, dim: int) -> Batch:
     )
 
 
-def run_benchmark(*, rounds: int, device: torch.device, precision: str) -> dict[str, Any]:
-    """Seconds per step of each version, and the ratios, measured in turns; precision "bf16" is autocast."""
+def run_benchmark(*, rounds: int, device: torch.device, precision: str, form: str) -> dict[str, Any]:
+    """Seconds per step of each version, and the ratios, measured in turns; precision "bf16" is autocast.
+
+    form: of `FORMS`.
+    """
     torch.manual_seed(0)
-    network = build_network(network_config(ModelSettings(), feature_dim=DIM, text_dim=DIM)).to(device).train()
+    network = (
+        build_network(network_config(ModelSettings(**FORMS[form]), feature_dim=DIM, text_dim=DIM)).to(device).train()
+    )
     plain = copy.deepcopy(network)
     for layer in plain.modules():
         for name, child in layer.named_children():
@@ -125,6 +131,8 @@ def run_benchmark(*, rounds: int, device: torch.device, precision: str) -> dict[
         "machine": describe_machine(device),
         "path": str(ours),
         "precision": precision,
+        "form": form,
+        "parameters": sum(p.numel() for p in network.parameters()),
         "rounds": rounds,
         "grid_sample_s": times["grid_sample"].median_s,
         "ours_s": times["ours"].median_s,
@@ -143,7 +151,8 @@ def run_benchmark(*, rounds: int, device: torch.device, precision: str) -> dict[
 def render(result: dict[str, Any]) -> str:
     return (
         f"{result['machine']}\n"
-        f"training step, THUMOS14 configuration, batch 16, {result['precision']}: "
+        f"training step, THUMOS14 configuration, {result['form']} form "
+        f"({result['parameters'] / 1e6:.1f} M parameters), batch 16, {result['precision']}: "
         f"{result['grid_sample_s']:.3f} s with grid_sample, "
         f"{result['ours_s']:.3f} s with ours ({result['path']}): {result['ratio']:.2f} times faster "
         f"(median of {result['rounds']} rounds in turns)\n"

@@ -3,6 +3,7 @@
 examples:
   psftr bench ops --json ops.json             temporal deformable attention against grid_sample and gather
   psftr bench step --threads 1                one training step of the THUMOS14 network against plain PyTorch
+  psftr bench step --form paper --precision bf16    the paper's own form of the network, under autocast
   psftr bench inference --threads 1           milliseconds a window, against one video at a time with all outputs
   psftr bench loader --threads 1              an epoch of training windows, against reading each from the file
   psftr bench extract --pretrained random     the extraction pipeline against its encoder alone
@@ -15,9 +16,11 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from psftr.bench.forms import FORMS
 from psftr.cli.flags import add_settings, number, settings_from
 from psftr.cli.folders import writable_folder
 from psftr.features.settings import EncoderSettings, ExtractSettings
+from psftr.settings import EvaluateSettings
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -33,6 +36,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     ap = benches.add_parser("ap", help="average precision at ActivityNet's size against a loop over detections")
     inference = benches.add_parser("inference", help="windows of many videos together against one video at a time")
     loader = benches.add_parser("loader", help="an epoch of training windows against reading each from the file")
+    told = "auto: bf16-mixed where the CPU gains from it (default %(default)s)"
+    precisions = ("auto", "32-true", "bf16-mixed")
+    inference.add_argument("--precision", choices=precisions, default=EvaluateSettings.precision, help=told)
+    for bench in (step, inference):
+        told = "of the network: psftr's default, or the paper's own (default %(default)s)"
+        bench.add_argument("--form", choices=tuple(FORMS), default="default", help=told)
     for bench in (ops, ap, inference, loader):
         bench.add_argument("--quick", action="store_true", help="a small case: does it work at all?")
     for bench in (ops, step, inference):
@@ -76,16 +85,22 @@ def _train_step(args: argparse.Namespace) -> tuple[Any, dict[str, Any]]:
     from psftr.bench import train_step
     from psftr.features.encoders import pick_device
 
-    device = pick_device(args.device)
-    return train_step, train_step.run_benchmark(device=device, rounds=args.rounds, precision=args.precision)
+    return train_step, train_step.run_benchmark(
+        device=pick_device(args.device), rounds=args.rounds, precision=args.precision, form=args.form
+    )
 
 
 def _inference(args: argparse.Namespace) -> tuple[Any, dict[str, Any]]:
     from psftr.bench import inference
     from psftr.features.encoders import pick_device
 
-    videos = 2 if args.quick else 24
-    return inference, inference.run_benchmark(device=pick_device(args.device), rounds=args.rounds, videos=videos)
+    return inference, inference.run_benchmark(
+        device=pick_device(args.device),
+        rounds=args.rounds,
+        videos=2 if args.quick else 24,
+        precision=args.precision,
+        form=args.form,
+    )
 
 
 def _loader(args: argparse.Namespace) -> tuple[Any, dict[str, Any]]:

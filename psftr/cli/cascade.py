@@ -359,8 +359,9 @@ def show_scores(
 
         method = find_method("clip_baseline")
         found = localize_split(
-            settings, method, method.settings(), dataset, protocol=settings.protocol, device=settings.device
-        )
+            settings, method, method.settings(), dataset,
+            protocol=settings.protocol, device=settings.device, precision="32-true",
+        )  # fmt: skip
         evaluations.append(score(found, dataset, settings.protocol, exclude=exclude))
         scored["clip_baseline"] = found
         if dataset.store.synthetic and not is_synthetic:

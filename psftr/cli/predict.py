@@ -29,6 +29,7 @@ from psftr.cli.flags import add_settings, number
 from psftr.cli.folders import free_folder, no_remains, writable_folder
 from psftr.cli.progress import counter, progress
 from psftr.features.settings import EncoderSettings, ExtractSettings
+from psftr.settings import EvaluateSettings
 
 if TYPE_CHECKING:
     from psftr.api import Model, Result
@@ -54,6 +55,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "pretrained": f"tag, weights file or 'random' (default: the checkpoint's, else {EncoderSettings.pretrained})",
         "stride": f"frames per feature row (default: the checkpoint's, else {ExtractSettings.stride})",
     }
+    told = (
+        "of the network: auto (default), 32-true or bf16-mixed; auto takes the faster one of a large network on a CPU"
+    )
+    add("--precision", choices=("auto", "32-true", "bf16-mixed"), metavar="KIND", help=told)
     add_settings(parser, EncoderSettings, leave_out=("projection", "seed", "precision"), help=words)
     add_settings(parser, ExtractSettings, leave_out=("dtype", "batch_size", "workers", "decoder"), help=words)
     add("--threshold", type=number(float, least=0, most=1), help="least score kept, in every output")
@@ -118,7 +123,13 @@ def _model(args: argparse.Namespace) -> Model:
 
     device = args.device or EncoderSettings.device
     if args.checkpoint:
-        model = load(args.checkpoint, device=device, model=args.model, pretrained=args.pretrained)
+        model = load(
+            args.checkpoint,
+            device=device,
+            model=args.model,
+            pretrained=args.pretrained,
+            precision=args.precision or EvaluateSettings.precision,
+        )
         print(f"checkpoint {model.origin}, encoder {model.encoder}")
     else:
         model = baseline(args.model, args.pretrained, device=device)

@@ -55,7 +55,7 @@ def audit_job(job: Job, saved: Saved, key: TrainedOn) -> Audit:
     truth = {video_id: videos[video_id].actions for video_id in ids}
     ignored = {video_id: dataset.annotations.ignored.get(video_id, ()) for video_id in ids}
     setup = AuditSetup(
-        localizer=build_localizer(saved, text, device=job.device),
+        localizer=build_localizer(saved, text, device=job.device, precision=job.precision),
         videos=[store.read(video_id) for video_id in ids],
         training_videos=(store.read(video.video_id) for video in training),
         class_names=unseen,

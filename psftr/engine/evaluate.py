@@ -44,6 +44,7 @@ class Job:
     protocol: str
     folder: Path
     device: str
+    precision: str
 
     def evaluate(self, predictions: Predictions | None = None) -> Evaluation:
         """Score these predictions, or others of the same split such as the baseline's."""
@@ -53,8 +54,9 @@ class Job:
         """The training-free CLIP baseline on the same features and split."""
         method = find_method("clip_baseline")
         return localize_split(
-            self.common, method, method.settings(), self.dataset, protocol=self.protocol, device=self.device
-        )
+            self.common, method, method.settings(), self.dataset,
+            protocol=self.protocol, device=self.device, precision=self.precision,
+        )  # fmt: skip
 
 
 def score(predictions: Predictions, dataset: Dataset, protocol: str, *, exclude: Iterable[str] = ()) -> Evaluation:
@@ -136,27 +138,33 @@ def run_job(run: RunFolder, settings: EvaluateSettings, given: Mapping[str, Any]
     dataset = asked_of(dataset, common, settings.classes)
     words = ["predictions", *filter(None, ["held-out" * (settings.classes != "unseen"), method.condition(own)])]
     file = run.path / f"{'-'.join(words)}.json"
-    predictions = None if settings.redo else _predictions_of(run, file, config, protocol, groups)
+    predictions = None if settings.redo else _predictions_of(run, file, config, protocol, groups, settings.precision)
     if predictions is None:
         saved = load_saved(run.path)
         saved = replace(saved, facts={**saved.facts, "config": config})
         predictions = localize_split(
-            common, method, own, dataset, protocol=protocol, device=settings.device, saved=saved
-        )
+            common, method, own, dataset,
+            protocol=protocol, device=settings.device, precision=settings.precision, saved=saved,
+        )  # fmt: skip
         write_predictions(file, predictions)
         log.info("predictions  %s", file)
-    return Job(method.name, common, dataset, predictions, protocol, run.path, settings.device)
+    return Job(method.name, common, dataset, predictions, protocol, run.path, settings.device, settings.precision)
 
 
 def _predictions_of(
-    run: RunFolder, file: Path, config: Mapping[str, Any], protocol: str, groups: Sequence[str]
+    run: RunFolder, file: Path, config: Mapping[str, Any], protocol: str, groups: Sequence[str], precision: str
 ) -> Predictions | None:
-    """The predictions that lie in the run folder, if these weights made them with these settings."""
+    """The predictions that lie in the run folder, if these weights made them with these settings.
+
+    precision=auto takes those of any precision; files of before there was a choice are 32-true.
+    """
     weights = run.path / "model.safetensors"
     if not file.is_file() or file.stat().st_mtime < weights.stat().st_mtime:
         return None
     predictions = read_predictions(file)
     made = predictions.provenance.config if predictions.provenance else {}
+    if precision not in ("auto", made.get("precision") or "32-true"):
+        return None
     if made.get("protocol") != protocol or any(made.get(group) != config.get(group) for group in groups):
         return None
     log.info("predictions  %s (made before; redo=true localizes again)", file)
@@ -170,10 +178,12 @@ def method_job(settings: EvaluateSettings, folder: Callable[[Dataset], Path], ow
         raise PsftrError(f"{method.name} is a trained method: give run=DIR, a run or a multirun folder")
     protocol = settings.protocol or CLEAN
     dataset = open_dataset(settings.dataset, settings.split, data_root=settings.data_root)
-    predictions = localize_split(settings, method, own, dataset, protocol=protocol, device=settings.device)
+    predictions = localize_split(
+        settings, method, own, dataset, protocol=protocol, device=settings.device, precision=settings.precision
+    )
     out = folder(dataset)
     write_predictions(out / "predictions.json", predictions)
-    return Job(method.name, settings, dataset, predictions, protocol, out, settings.device)
+    return Job(method.name, settings, dataset, predictions, protocol, out, settings.device, settings.precision)
 
 
 @dataclass(frozen=True, eq=False)
@@ -229,8 +239,9 @@ def training_free_job(one: TrainingFree, settings: EvaluateSettings) -> Job:
     if set(split["unseen"]) != set(dataset.split.unseen):
         raise PsftrError(f"the splits given are not those of {one.file}: restore the split files, or localize again")
     return Job(
-        one.name, settings, dataset, one.predictions, settings.protocol or CLEAN, one.file.parent, settings.device
-    )
+        one.name, settings, dataset, one.predictions, settings.protocol or CLEAN, one.file.parent,
+        settings.device, settings.precision,
+    )  # fmt: skip
 
 
 def group_by_setting(runs: Sequence[RunFolder]) -> dict[str, list[RunFolder]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -10,6 +11,7 @@ import torch
 from psftr.checkpoints import Saved
 from psftr.data.datasets import Dataset
 from psftr.engine.configuration import read_config
+from psftr.engine.precision import inference_precision
 from psftr.errors import PsftrError
 from psftr.evaluation.rules import CLEAN
 from psftr.features.class_text import class_text
@@ -50,6 +52,11 @@ def localize(
     return localizer.localize(readable(), class_names)
 
 
+def precision_of(localizer: Localizer) -> dict[str, str]:
+    """For provenance: what its network computes in; nothing where there is no choice."""
+    return {"precision": localizer.precision} if hasattr(localizer, "precision") else {}
+
+
 def settings_of(saved: Saved | None) -> tuple[TrainSettings, Method, Any]:
     """(shared settings, method, its settings) of a training; without one, those of the training-free CLIP baseline.
 
@@ -59,13 +66,15 @@ def settings_of(saved: Saved | None) -> tuple[TrainSettings, Method, Any]:
     return read_config(TrainSettings, config)
 
 
-def build_localizer(saved: Saved | None, text: TextEmbeddings | None, *, device: str | torch.device) -> Localizer:
+def build_localizer(
+    saved: Saved | None, text: TextEmbeddings | None, *, device: str | torch.device, precision: str
+) -> Localizer:
     """Of a training as it lies on disk, with its own settings; without one, the training-free CLIP baseline.
 
-    One trained under the peers' protocol is merged by our rules here.
+    One trained under the peers' protocol is merged by our rules here. precision: as `EvaluateSettings.precision`.
     """
     common, method, own = settings_of(saved)
-    return _localizer(common, method, own, text, protocol=CLEAN, device=device, saved=saved)
+    return _localizer(common, method, own, text, protocol=CLEAN, device=device, precision=precision, saved=saved)
 
 
 def _localizer(
@@ -76,12 +85,14 @@ def _localizer(
     *,
     protocol: str,
     device: str | torch.device,
+    precision: str,
     saved: Saved | None,
 ) -> Localizer:
     if method.training is not None and saved is None:
         raise PsftrError(
             f"{method.name} is a trained method: give a run of `psftr train`, a model folder or a checkpoint"
         )
+    chosen = pick_device(str(device))
     return method.localizer(
         LocalizerSetup(
             own=own,
@@ -89,7 +100,8 @@ def _localizer(
             saved=saved,
             protocol=protocol,
             batch_size=common.data.batch_size,
-            device=pick_device(str(device)),
+            device=chosen,
+            precision=partial(inference_precision, precision, device=chosen),
         )
     )
 
@@ -102,6 +114,7 @@ def localize_split(
     *,
     protocol: str,
     device: str | torch.device,
+    precision: str,
     saved: Saved | None = None,
 ) -> Predictions:
     """Detections of the unseen classes in the test videos of the data set's split, with what produced them."""
@@ -109,14 +122,21 @@ def localize_split(
     text = None
     if method.reads_text:
         text = class_text(unseen, store=dataset.store, root=dataset.root, settings=common.text)
-    localizer = _localizer(common, method, own, text, protocol=protocol, device=device, saved=saved)
+    localizer = _localizer(
+        common, method, own, text, protocol=protocol, device=device, precision=precision, saved=saved
+    )
     ids = dataset.test_videos(protocol, exclude=common.dataset.exclude)
     detections = dict(localize(localizer, dataset.store, ids, unseen))
     facts = saved.facts if saved else {}
     provenance = Provenance(
         method=method.name,
         checkpoint_rule=facts.get("checkpoint_rule", CHECKPOINT_NONE),
-        config={**facts.get("config", {}), **to_dict(own), "protocol": protocol},
+        config={
+            **facts.get("config", {}),
+            **to_dict(own),
+            "protocol": protocol,
+            **precision_of(localizer),
+        },
         text=text.provenance() if text else None,
         training=facts.get("training"),
         **dataset.provenance(),

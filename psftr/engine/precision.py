@@ -1,4 +1,4 @@
-"""Whether bfloat16 makes training faster on this CPU: asked of the processor, then measured."""
+"""Whether bfloat16 makes a network faster on this CPU: asked of the processor, then measured."""
 
 from __future__ import annotations
 
@@ -16,6 +16,19 @@ log = logging.getLogger("psftr")
 LEAST_GAIN = 1.3  # below it, rounding to 8 bits buys too little
 _ROWS, _WIDTH = 2048, 512  # a THUMOS14 batch: 16 windows of 128 rows
 _BUDGET_S = 1.0
+LEAST_PARAMETERS = 5_000_000  # below it, detections cost little in any precision, and the measurement more
+
+
+def inference_precision(asked: str, network: nn.Module, device: torch.device) -> str:
+    """What finds detections with this network: "32-true", or "bf16-mixed", which is autocast to bfloat16.
+
+    asked: one of these, or "auto": bfloat16 for a network of at least LEAST_PARAMETERS on a CPU that gains from it.
+    """
+    if asked != "auto":
+        return asked
+    is_large = sum(parameter.numel() for parameter in network.parameters()) >= LEAST_PARAMETERS
+    may_gain = is_large and device.type == "cpu"
+    return "bf16-mixed" if may_gain and cpu_gains_from_bf16(torch.get_num_threads()) else "32-true"
 
 
 @functools.cache

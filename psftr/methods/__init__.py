@@ -76,6 +76,7 @@ class LocalizerSetup:
     """What a localizer is made of. `own`: the method's settings. `saved`: a training's outcome, None without training.
 
     `text` knows the names that will be looked for; None for a method without `reads_text`. `protocol`: clean or peer.
+    `precision(network)`: "32-true" or "bf16-mixed", for a method that can find detections in bfloat16.
     """
 
     own: Any
@@ -84,6 +85,7 @@ class LocalizerSetup:
     protocol: str
     batch_size: int
     device: torch.device
+    precision: Callable[[nn.Module], str]
 
 
 @dataclass(frozen=True, kw_only=True)

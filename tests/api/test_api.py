@@ -292,7 +292,7 @@ def test_settings_of_the_checkpoint_are_used(tmp_path):
     features = {"identity": "open_clip:ViT-B-16:openai dim=512 stride=16 videos=9 ab"}
     model = psftr.load(save_tiny(tmp_path, "open_clip:ViT-B-16:openai", config=config, features=features))
     text = TextEmbeddings(("a",), torch.ones(1, 16), "open_clip:ViT-B-16:openai", "{}")
-    localizer = build_localizer(model.saved, text, device="cpu")
+    localizer = build_localizer(model.saved, text, device="cpu", precision="32-true")
     assert (localizer.policy.mode, localizer.policy.size, localizer.batch_size) == ("rescale", 64, 3)
     assert localizer.postprocessor.settings.roi_weight == 0.5
     assert localizer.postprocessor.merge_rule.keywords == {"threshold": 0.4, "max_kept": 7}

@@ -112,7 +112,7 @@ def test_the_verb_prints_a_table_and_writes_json(tmp_path, capsys, monkeypatch) 
 @pytest.mark.parametrize("name", ["step", "train-step"])  # the second is its old name
 def test_the_training_step_runs_every_way(capsys, monkeypatch, name) -> None:
     small = train_step.ModelSettings(dim=16, heads=2, encoder_layers=1, decoder_layers=1, queries=3, ffn_expansion=1)
-    monkeypatch.setattr(train_step, "ModelSettings", lambda: small)
+    monkeypatch.setattr(train_step, "ModelSettings", lambda **form: small)
     monkeypatch.setattr(train_step, "PRODUCT", 64)
     assert main(["bench", name, "--rounds", "1"]) == 0
     printed = capsys.readouterr().out

@@ -1,11 +1,15 @@
 """`psftr bench inference` and `bench loader`: they run, and both versions of each do the same work."""
 
 import json
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
+import yaml
 
 from psftr.bench import inference
+from psftr.bench.forms import FORMS
 from psftr.bench.loader import _loader, _samples, _write
 from psftr.cli import main
 from psftr.features.store import FeatureStore
@@ -13,14 +17,21 @@ from psftr.features.store import FeatureStore
 
 def test_inference_prints_and_writes_what_it_measured(capsys, monkeypatch, tmp_path):
     small = inference.ModelSettings(dim=16, heads=2, encoder_layers=1, decoder_layers=1, queries=3, ffn_expansion=1)
-    monkeypatch.setattr(inference, "ModelSettings", lambda: small)
+    monkeypatch.setattr(inference, "ModelSettings", lambda **form: replace(small, **form))
     out = tmp_path / "inference.json"
-    assert main(["bench", "inference", "--quick", "--rounds", "1", "--json", str(out)]) == 0
+    asked = ["--precision", "bf16-mixed", "--form", "paper"]
+    assert main(["bench", "inference", "--quick", "--rounds", "1", "--json", str(out), *asked]) == 0
     figures = json.loads(out.read_text(encoding="utf-8"))
     assert figures["ratio"] == pytest.approx(figures["plain_ms"] / figures["ours_ms"])
     # 45 rows make one window; 1,300 rows make 13 of 128 rows every 96, the last one from row 1,248 on
     assert figures["windows"] == 1 + 14
-    assert f"{figures['ours_ms']:.1f} ms with ours" in capsys.readouterr().out
+    assert (figures["precision"], figures["form"]) == ("bf16-mixed", "paper")
+    assert f"{figures['ours_ms']:.1f} ms with ours, bf16-mixed" in capsys.readouterr().out
+
+
+def test_the_papers_form_is_that_of_its_experiment():
+    experiment = Path(__file__).parents[2] / "conf" / "experiment" / "paper.yaml"
+    assert yaml.safe_load(experiment.read_text(encoding="utf-8"))["model"] == FORMS["paper"]
 
 
 def test_loader_prints_and_writes_what_it_measured(capsys, tmp_path):

@@ -55,6 +55,20 @@ def test_ten_split_evaluation_prints_splits_classes_baseline_and_facts(sweep, wo
     assert provenance.split["unseen"] == facts(sweep / "0")["split"]["unseen"]
 
 
+def test_detections_in_another_precision_are_made_again_and_say_so(sweep, workplace):
+    run = sweep / "1"
+
+    def evaluated(*more: str) -> tuple[str, str]:
+        done = psftr("evaluate", f"run={run}", "figures=false", *more, cwd=workplace)
+        provenance = read_predictions(run / "predictions.json").provenance
+        return provenance.config["precision"], "made before" if "made before" in done.stdout else "made"
+
+    assert evaluated("redo=true") == ("32-true", "made")  # auto: the network is small
+    assert evaluated("precision=bf16-mixed") == ("bf16-mixed", "made")
+    assert evaluated() == ("bf16-mixed", "made before")
+    assert evaluated("precision=32-true") == ("32-true", "made")
+
+
 def test_predictions_file_evaluates_to_the_same_number(sweep, workplace):
     psftr("evaluate", f"run={sweep / '1'}", cwd=workplace)
     whole = json.loads((sweep / "1" / "evaluation" / "evaluation.json").read_text())

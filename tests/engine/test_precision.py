@@ -1,6 +1,7 @@
 """`trainer.precision=auto` on a CPU."""
 
 import pytest
+import torch
 
 from psftr.engine import precision, trainer
 from psftr.settings import TrainerSettings
@@ -39,6 +40,22 @@ def test_what_is_asked_for_is_not_measured(measured):
     measured({"amx_bf16": True}, 2.0)
     assert trainer.precision_of(TrainerSettings(precision="32-true")) == "32-true"
     assert trainer.precision_of(TrainerSettings(devices=2, accelerator="cpu")) == "32-true"
+
+
+@pytest.mark.parametrize(
+    ("asked", "parameters", "device", "expected"),
+    [
+        ("auto", 5_000_000, "cpu", "bf16-mixed"),
+        ("auto", 4_999_999, "cpu", "32-true"),  # a small network is not worth the measurement
+        ("auto", 5_000_000, "cuda", "32-true"),  # not measured on GPUs
+        ("bf16-mixed", 1, "cpu", "bf16-mixed"),
+        ("32-true", 5_000_000, "cpu", "32-true"),
+    ],
+)
+def test_a_large_network_finds_detections_in_bf16_where_the_cpu_gains(measured, asked, parameters, device, expected):
+    measured({"avx512_bf16": True}, 2.0)
+    network = torch.nn.Linear(parameters, 1, bias=False, device="meta")
+    assert precision.inference_precision(asked, network, torch.device(device)) == expected
 
 
 def test_the_measurement_takes_about_a_second_of_its_clock(monkeypatch):

@@ -92,6 +92,7 @@ def _localizer(setup: LocalizerSetup) -> PsftrLocalizer:
         policy=build_window_policy(setup.own.window, is_peer=is_peer),
         batch_size=setup.batch_size,
         device=setup.device,
+        precision=setup.precision(network),
     )
 
 

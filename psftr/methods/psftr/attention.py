@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from psftr.methods.psftr.residual import Residual
+from psftr.methods.psftr.rows import zero_padding
 from psftr.ops.temporal_deform_attn import temporal_deform_attn
 
 __all__ = [
@@ -123,7 +124,7 @@ class TemporalDeformableAttention(nn.Module):
         """
         heads, levels, points = self.sampling
         lengths = (memory.shape[1],) if level_lengths is None else tuple(level_lengths)
-        values = self.value(memory).masked_fill(is_padding[..., None], 0.0).unflatten(-1, (heads, -1))
+        values = zero_padding(self.value(memory), is_padding).unflatten(-1, (heads, -1))
         # locations and weights stay float32 under autocast: bfloat16 resolves only 1/256 of a window
         weights = self.weights(queries).float().unflatten(-1, (heads, levels * points)).softmax(-1)
         offsets = self.offsets(queries).float().unflatten(-1, self.sampling)

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from psftr.methods.psftr.attention import pairwise_cosine
 from psftr.methods.psftr.pooling import pool_segments
+from psftr.methods.psftr.rows import convolve_rows, zero_padding
 from psftr.methods.psftr.settings import MAX_LOGIT_SCALE
 
 __all__ = [
@@ -68,9 +69,9 @@ class SaliencyHead(nn.Module):
 
     def forward(self, visual: Tensor, is_padding: Tensor) -> Tensor:
         """visual F^ [B,T,d], is_padding [B,T] -> logits [B,T] float32, PADDING_SALIENCY where padded."""
-        visual = visual.masked_fill(is_padding[..., None], 0.0).transpose(1, 2)
-        logits = self.logit(F.leaky_relu(self.local(visual), 0.2))
-        return logits.float().squeeze(1).masked_fill(is_padding, PADDING_SALIENCY)
+        local = F.leaky_relu(convolve_rows(self.local, zero_padding(visual, is_padding)), 0.2)
+        logits = convolve_rows(self.logit, local)
+        return logits.float().squeeze(-1).masked_fill(is_padding, PADDING_SALIENCY)
 
 
 class LogitScale(nn.Module):

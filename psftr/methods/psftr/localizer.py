@@ -21,6 +21,7 @@ class PsftrLocalizer:
     """`Localizer` of a trained network. `text` must know every class name it is asked for.
 
     The network is moved to `device` and put into eval mode; windows of several videos share a batch.
+    precision: "32-true", or "bf16-mixed": the network runs under autocast, and post-processing in float32 all the same.
     """
 
     def __init__(
@@ -32,6 +33,7 @@ class PsftrLocalizer:
         policy: WindowPolicy,
         batch_size: int,
         device: torch.device | str,
+        precision: str,
     ) -> None:
         self.device = torch.device(device)
         self.network = network.to(self.device).eval()
@@ -39,6 +41,7 @@ class PsftrLocalizer:
         self.postprocessor = postprocessor
         self.policy = policy
         self.batch_size = batch_size
+        self.precision = precision
 
     def localize(
         self, videos: Iterable[FrameFeatures], class_names: Sequence[str]
@@ -69,7 +72,9 @@ class PsftrLocalizer:
         waiting: list[WindowDetections] = []
         for batch, ends in self._batches(videos):
             with torch.inference_mode():
-                found = postprocessor.detect(outputs_of(batch), batch, text, class_names)
+                with self._autocast():
+                    outputs = outputs_of(batch)
+                found = postprocessor.detect(outputs, batch, text, class_names)
             for window, one, is_last in zip(batch.windows, found, ends):
                 waiting.append(one)
                 if is_last:
@@ -83,7 +88,8 @@ class PsftrLocalizer:
         centres = np.arange(len(features.features)) + 0.5
         total, count = np.zeros(len(centres)), np.zeros(len(centres))
         for batch, _ in self._batches([features]):
-            outputs = self.network(batch.features, batch.is_padding, text)
+            with self._autocast():
+                outputs = self.network(batch.features, batch.is_padding, text)
             for window, logits in zip(batch.windows, outputs.saliency_logits.float()):
                 values = logits[: window.num_valid].sigmoid().cpu().numpy()
                 at = window.offset + (np.arange(window.num_valid) + 0.5) * (window.span / window.num_valid)
@@ -91,6 +97,9 @@ class PsftrLocalizer:
                 total[inside] += np.interp(centres[inside], at, values)
                 count[inside] += 1
         return total / np.maximum(count, 1)
+
+    def _autocast(self) -> torch.autocast:
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16-mixed")
 
     def _batches(self, videos: Iterable[FrameFeatures]) -> Iterator[tuple[Batch, tuple[bool, ...]]]:
         for batch, ends in inference_batches(videos, policy=self.policy, batch_size=self.batch_size):

@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from psftr.data.ranks import sum_over_ranks
+from psftr.methods.psftr.rows import zero_padding
 
 __all__ = [
     "CURVE_SCALE",
@@ -110,7 +111,7 @@ class NameGuidance(nn.Module):
         """visual V~ [B,T,d] and curves S [B,K,T], 0 where padded; is_padding [B,T] -> [B,T,d], 0 where padded."""
         hidden = self._of_each_name(curves, is_padding)
         pooled = torch.cat((hidden.amax(dim=1), hidden.mean(dim=1)), dim=1)
-        return visual + self.projection(pooled.transpose(1, 2)).masked_fill(is_padding[..., None], 0.0)
+        return visual + zero_padding(self.projection(pooled.transpose(1, 2)), is_padding)
 
     def _of_each_name(self, curves: Tensor, is_padding: Tensor) -> Tensor:
         """curves [B,K,T] -> [B,K,C,T]; every name by itself."""

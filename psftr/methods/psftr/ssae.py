@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from psftr.methods.psftr.attention import FeedForward, MultiheadAttention, TemporalDeformableAttention
 from psftr.methods.psftr.residual import Residual
+from psftr.methods.psftr.rows import convolve_rows, zero_padding
 
 __all__ = [
     "SSAE",
@@ -40,8 +41,8 @@ class TemporalConvolution(nn.Module):
 
     def forward(self, features: Tensor, is_padding: Tensor) -> Tensor:
         """features [B,T,D], zero where padded; is_padding [B,T] -> [B,T,d], zero where padded."""
-        local = F.leaky_relu(self.convolution(features.transpose(1, 2)), 0.2)
-        return self.projection(local.transpose(1, 2)).masked_fill(is_padding[..., None], 0.0)
+        local = F.leaky_relu(convolve_rows(self.convolution, features), 0.2)
+        return zero_padding(self.projection(local), is_padding)
 
 
 class VisualSynergy(nn.Module):

@@ -57,7 +57,7 @@ class ReadsRuns(nn.Module):
 
 
 def localizer(network=None, **more):
-    parts = {"batch_size": 16, "device": "cpu"} | more
+    parts = {"batch_size": 16, "device": "cpu", "precision": "32-true"} | more
     found = postprocessor(soft_nms_sigma=0.01)
     return PsftrLocalizer(
         network=network or ReadsRuns(), text=TEXT, postprocessor=found, policy=policy(size=8), **parts
@@ -141,3 +141,22 @@ def test_mistakes_are_named():
         localize(video("v", broken), NAMES)
     with pytest.raises(PsftrError, match="batch_size must be at least 1 window, got 0"):
         next(localizer(batch_size=0).localize([clip], NAMES))
+
+
+class SaysPrecision(ReadsRuns):
+    """Notes whether it runs under autocast."""
+
+    def forward(self, features, is_padding, text):
+        self.is_lowered = torch.is_autocast_enabled("cpu")
+        return super().forward(features, is_padding, text)
+
+
+@pytest.mark.parametrize(("precision", "is_lowered"), [("32-true", False), ("bf16-mixed", True)])
+def test_the_network_runs_in_the_precision_asked_for(precision, is_lowered):
+    network = SaysPrecision()
+    one = video("v", rows_of(None, 0, 0, None))
+    found = localizer(network, precision=precision)
+    assert surest(dict(found.localize([one], NAMES))["v"]) == [("jump", 1.0, 3.0)]
+    assert network.is_lowered == is_lowered
+    found.saliency(one, NAMES)
+    assert network.is_lowered == is_lowered
