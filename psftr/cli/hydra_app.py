@@ -2,7 +2,8 @@
 
 A Hydra verb is a module with CONFIG (its file in conf/), SETTINGS (its class), HELP, `run(config)`, which takes
 plain values, and, where the verb knows more, `check(config)`, which refuses values before any folder is made, and
-`check_folder(config, folder, is_sweep=…)`, which refuses the folder that Hydra would write into.
+`check_folder(config, folder, is_sweep=…)`, which refuses the folder that Hydra would write into. `register()` makes
+known to Hydra what the verb brings beside its settings.
 GROUPS, {group: {name: class}}, are config groups whose options are settings classes: `settings_NAME`, on which files in
 conf/ build. Nothing below this package sees a DictConfig.
 """
@@ -50,6 +51,8 @@ def run_hydra_verb(verb: str, module: ModuleType, arguments: Sequence[str]) -> i
     from psftr.cli.dataset_file import with_dataset_file
 
     register_settings(module)
+    if hasattr(module, "register"):
+        module.register()
     try:
         if "dataset" in fields_of(module.SETTINGS):
             arguments = with_dataset_file(arguments, config_groups()["dataset"])
