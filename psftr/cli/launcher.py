@@ -28,9 +28,6 @@ from psftr.cli.errors import one_line
 from psftr.cli.hydra_app import plain
 from psftr.cli.kept import what_was_kept
 from psftr.cli.sweep import Job, Progress, jobs_of
-from psftr.engine.configuration import read_config
-from psftr.engine.places import plan, prepare
-from psftr.engine.precision import remember_gains
 from psftr.engine.slots import run_in_slots, told
 from psftr.errors import PsftrError
 from psftr.settings import TrainSettings
@@ -76,6 +73,9 @@ class Slots(Launcher):
         self.context, self.task, self.config = hydra_context, task_function, config
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
+        import psftr.engine.train  # noqa: F401  Lightning and all: what is here, forked workers need not import
+        from psftr.engine.places import plan, prepare
+
         setup_globals()
         self._log_as_the_sweep()
         folder = Path(str(self.config.hydra.sweep.dir))
@@ -142,6 +142,8 @@ class JobTask:
         self.error: Exception | None = None
 
     def run(self, config: DictConfig) -> JobReturn:
+        from psftr.engine.precision import remember_gains
+
         remember_gains(self.gains)
         setup_globals()
         JobRuntime.instance().set("name", self.name)
@@ -174,6 +176,8 @@ class JobTask:
 
 
 def train_settings(config: DictConfig) -> TrainSettings:
+    from psftr.engine.configuration import read_config
+
     with open_dict(config):
         hydra = config.pop("hydra")
         try:

@@ -10,16 +10,17 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hydra.experimental.callback import Callback
 
 from psftr.cli.errors import one_line
 from psftr.cli.hydra_app import planned_overrides
 from psftr.cli.progress import duration
-from psftr.engine.places import VISIBLE, Plan, gpu_memory, has_room, jobs_beside
-from psftr.engine.runs import RunFolder
 from psftr.engine.slots import Outcome, Watcher
+
+if TYPE_CHECKING:
+    from psftr.engine.places import Plan
 
 log = logging.getLogger("psftr")
 
@@ -45,14 +46,12 @@ class Progress(Watcher):
         self.total, self.jobs_done = total, 0
         self.errors: dict[int, Exception] = {}  # by number of the job
         self.trained_s: list[float] = []  # of the jobs that had something left to do
-        self.begin([], Plan(slots=({},)))
 
     def begin(self, jobs: Sequence[Job], way: Plan) -> None:
         self.jobs, self.way = jobs, way
         self.running: dict[int, tuple[float, float, bool]] = {}  # started on two clocks, was finished before
-        if jobs:
-            at_a_time = f", {len(way.slots)} at a time" if len(way.slots) > 1 else ""
-            log.info("%s", f"{len(jobs)} {'job' if len(jobs) == 1 else 'jobs'}{at_a_time}")
+        at_a_time = f", {len(way.slots)} at a time" if len(way.slots) > 1 else ""
+        log.info("%s", f"{len(jobs)} {'job' if len(jobs) == 1 else 'jobs'}{at_a_time}")
 
     def started(self, job: int) -> None:
         one = self.jobs[job]
@@ -107,6 +106,8 @@ class Progress(Watcher):
         return [self.jobs[job].folder for job in self.running]
 
     def may_start(self, slot: int, running: Mapping[int, int]) -> bool:
+        from psftr.engine.places import VISIBLE, gpu_memory, has_room, jobs_beside
+
         if not self.way.asks_for_room:
             return True
         beside = jobs_beside(slot, self.way.slots, running)
@@ -115,6 +116,8 @@ class Progress(Watcher):
 
     def _has_settled(self, job: int) -> bool:
         """Whether its first epoch since the start is over, or it had none left to do."""
+        from psftr.engine.runs import RunFolder
+
         _, started, was_finished = self.running[job]
         last = RunFolder(self.jobs[job].folder).last_checkpoint
         return was_finished or (last.is_file() and last.stat().st_mtime > started)
@@ -127,5 +130,7 @@ def jobs_of(config: Any) -> int:
 
 
 def is_finished(folder: Path) -> bool:
+    from psftr.engine.runs import RunFolder
+
     run = RunFolder(folder)
     return run.facts_file.is_file() and run.read()["status"] == "finished"

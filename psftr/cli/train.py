@@ -40,7 +40,7 @@ groups: dataset=synthetic|thumos14|activitynet13|FILE   split=published|random|f
 
 
 def register() -> None:
-    from psftr.cli.launcher import register  # imports Lightning
+    from psftr.cli.launcher import register
 
     register()
 
