@@ -233,7 +233,8 @@ def _end_with_the_starter() -> None:
     starter = multiprocessing.parent_process()
     if starter is not None:
         starter.join()
-        os._exit(INTERRUPTED)
+        # at once, whatever the training waits for; Lightning has handlers for gentler signals
+        os.kill(os.getpid(), signal.SIGKILL if os.name == "posix" else signal.SIGTERM)
 
 
 class Lines(io.TextIOBase):

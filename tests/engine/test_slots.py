@@ -36,14 +36,16 @@ def run(work, jobs, slots=2, watcher=None):
     return run_in_slots(work, jobs, slots=[{}] * slots, watcher=watcher or Watcher(), forked=True)
 
 
-def test_results_come_in_the_order_of_the_jobs_whoever_ends_first():
-    def work(job: float) -> float:
-        time.sleep(job)
+def test_results_come_in_the_order_of_the_jobs_whoever_ends_first(tmp_path):
+    def work(job: int) -> int:
+        while job == 0 and not (tmp_path / "2").exists():
+            time.sleep(0.01)
+        (tmp_path / str(job)).touch()
         return 10 * job
 
     heard = Heard()
-    outcomes = run(work, [0.3, 0.1, 0.0], watcher=heard)
-    assert [outcome.value for outcome in outcomes] == [3.0, 1.0, 0.0]
+    outcomes = run(work, [0, 1, 2], watcher=heard)
+    assert [outcome.value for outcome in outcomes] == [0, 10, 20]
     assert heard.order == [1, 2, 0]
     assert heard.most == 2
 
