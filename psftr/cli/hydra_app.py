@@ -51,8 +51,6 @@ def run_hydra_verb(verb: str, module: ModuleType, arguments: Sequence[str]) -> i
     from psftr.cli.dataset_file import with_dataset_file
 
     register_settings(module)
-    if hasattr(module, "register"):
-        module.register()
     try:
         if "dataset" in fields_of(module.SETTINGS):
             arguments = with_dataset_file(arguments, config_groups()["dataset"])
@@ -132,6 +130,8 @@ def register_settings(module: ModuleType) -> None:
         node = structured(find_method(name).settings)
         node["method"] = name
         store.store(group="method", name=name, node=node, package="_global_")
+    if hasattr(module, "register"):
+        module.register()
 
 
 def structured(kind: type) -> Any:
