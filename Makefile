@@ -17,7 +17,7 @@ $(VENV)/.installed: setup.cfg pyproject.toml
 	@touch $@
 
 demo: setup
-	$(BIN)/psftr train -m split.index=0,1,2 hydra.sweep.dir=$(DEMO)
+	$(BIN)/psftr train -m split.index=0,1,2 hydra.launcher.jobs=3 hydra.sweep.dir=$(DEMO)
 	$(BIN)/psftr evaluate run=$(DEMO) baseline=true audit=true
 
 # a process for each core; a file's tests stay together, because they share what is slow to make

@@ -8,6 +8,7 @@ examples:
   psftr bench loader --threads 1              an epoch of training windows, against reading each from the file
   psftr bench extract --pretrained random     the extraction pipeline against its encoder alone
   psftr bench ap --threads 1                  average precision at ActivityNet's size against a loop over detections
+  psftr bench protocol --epochs 5             ten splits in one command, against ten commands one after the other
 """
 
 from __future__ import annotations
@@ -53,6 +54,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         bench.add_argument("--rounds", type=count, default=rounds, help=told)
         bench.add_argument("--json", type=Path, metavar="FILE", help="write the figures to FILE")
         bench.set_defaults(measure=measure)
+    protocol = benches.add_parser(
+        "protocol", help="ten splits in one command, against ten commands one after the other"
+    )
+    protocol.add_argument("--splits", type=number(int, least=1), default=10, help="default %(default)s")
+    protocol.add_argument("--epochs", type=number(int, least=1), default=20, help="of each (default %(default)s)")
+    told = "a prepared THUMOS14, simulated features included: project twenty trainings of 30 epochs from measured ones"
+    protocol.add_argument("--project", type=Path, metavar="DIR", help=told)
+    protocol.add_argument("--json", type=Path, metavar="FILE", help="write the figures to FILE")
+    protocol.set_defaults(measure=_protocol, threads=None)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -108,6 +118,15 @@ def _loader(args: argparse.Namespace) -> tuple[Any, dict[str, Any]]:
 
     size = {"videos": 4, "rows": 200} if args.quick else {"videos": 155, "rows": 600}
     return loader, loader.run_benchmark(rounds=args.rounds, **size)
+
+
+def _protocol(args: argparse.Namespace) -> tuple[Any, dict[str, Any]]:
+    from psftr.bench import protocol
+    from psftr.errors import PsftrError
+
+    if args.project is not None and not (args.project / "annotations.json").is_file():
+        raise PsftrError(f"--project {args.project}: no prepared data set there; `psftr prepare thumos14` makes one")
+    return protocol, protocol.run_benchmark(splits=args.splits, epochs=args.epochs, project=args.project)
 
 
 def _extract(args: argparse.Namespace) -> tuple[Any, dict[str, Any]]:

@@ -2,7 +2,8 @@
 
 A Hydra verb is a module with CONFIG (its file in conf/), SETTINGS (its class), HELP, `run(config)`, which takes
 plain values, and, where the verb knows more, `check(config)`, which refuses values before any folder is made, and
-`check_folder(config, folder, is_sweep=…)`, which refuses the folder that Hydra would write into.
+`check_folder(config, folder, is_sweep=…)`, which refuses the folder that Hydra would write into. `register()` makes
+known to Hydra what the verb brings beside its settings.
 GROUPS, {group: {name: class}}, are config groups whose options are settings classes: `settings_NAME`, on which files in
 conf/ build. Nothing below this package sees a DictConfig.
 """
@@ -129,6 +130,8 @@ def register_settings(module: ModuleType) -> None:
         node = structured(find_method(name).settings)
         node["method"] = name
         store.store(group="method", name=name, node=node, package="_global_")
+    if hasattr(module, "register"):
+        module.register()
 
 
 def structured(kind: type) -> Any:

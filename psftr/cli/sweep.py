@@ -1,62 +1,126 @@
-"""What a sweep of `psftr train` says beside its jobs: how many, how long still, and the command that scores them.
+"""What a sweep of `psftr train` says beside its jobs: how many, how long still, and the commands that go on.
 
-Hydra calls these methods (`hydra.callbacks` in conf/train.yaml). With a launcher that sends jobs elsewhere, only the
-last words are said here.
+The launcher reports to Progress. Hydra calls Sweep (`hydra.callbacks` in conf/train.yaml), with any launcher.
 """
 
 from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hydra.experimental.callback import Callback
-from hydra.types import RunMode
 
+from psftr.cli.errors import one_line
 from psftr.cli.hydra_app import planned_overrides
 from psftr.cli.progress import duration
+from psftr.engine.slots import Outcome, Watcher
+
+if TYPE_CHECKING:
+    from psftr.engine.places import Plan
 
 log = logging.getLogger("psftr")
 
 
 class Sweep(Callback):
-    def __init__(self) -> None:
-        self.jobs_done = 0
-        self.failed: list[int] = []
-        self.trained_s: list[float] = []  # of the jobs that had something left to do
-        self.job_started = 0.0
-        self.was_finished = False
-
-    def on_job_start(self, config: Any, **kwargs: Any) -> None:
-        self.job_started = time.monotonic()
-        self.was_finished = is_finished(Path(config.hydra.runtime.output_dir))
-
-    def on_job_end(self, config: Any, job_return: Any, **kwargs: Any) -> None:
-        """The total so far; after the last job, what is there and what to do with it."""
-        if config.hydra.mode != RunMode.MULTIRUN or not config.hydra.launcher["_target_"].endswith(".BasicLauncher"):
-            return  # elsewhere a job knows nothing of the others
-        self.jobs_done += 1
-        if not self.was_finished:
-            self.trained_s.append(time.monotonic() - self.job_started)
-        if job_return.status.name == "FAILED":
-            self.failed.append(config.hydra.job.num)
-        folder, total = Path(config.hydra.sweep.dir), jobs_of(config)
-        if not total:
-            return
-        left = sum(not is_finished(folder / str(number)) for number in range(self.jobs_done, total))
-        words = f"sweep: {self.jobs_done} of {total} jobs done"
-        if self.failed:
-            words += f", {len(self.failed)} of them failed ({', '.join(f'#{number}' for number in self.failed)})"
-        if left and self.trained_s:
-            words += f", left about {duration(sum(self.trained_s) / len(self.trained_s) * left)}"
-        log.info("%s", words)
-        if self.failed and self.jobs_done == total:
-            log.info("try again   psftr train resume=%s", folder)
-            log.info("score the others   psftr evaluate run=%s", folder)
-
     def on_multirun_end(self, config: Any, **kwargs: Any) -> None:
         log.info("sweep folder  %s\nscore it      psftr evaluate run=%s", *[config.hydra.sweep.dir] * 2)
+
+
+@dataclass(frozen=True)
+class Job:
+    """One job of a sweep: its number, its overrides as text, its run folder."""
+
+    number: int
+    words: str
+    folder: Path
+
+
+class Progress(Watcher):
+    """Over all batches of jobs that the sweeper launches. total: how many jobs there will be; 0 where nobody knows."""
+
+    def __init__(self, total: int) -> None:
+        self.total, self.jobs_done = total, 0
+        self.errors: dict[int, Exception] = {}  # by number of the job
+        self.trained_s: list[float] = []  # of the jobs that had something left to do
+
+    def begin(self, jobs: Sequence[Job], way: Plan) -> None:
+        self.jobs, self.way = jobs, way
+        self.running: dict[int, tuple[float, float, bool]] = {}  # started on two clocks, was finished before
+        at_a_time = f", {len(way.slots)} at a time" if len(way.slots) > 1 else ""
+        log.info("%s", f"{len(jobs)} {'job' if len(jobs) == 1 else 'jobs'}{at_a_time}")
+
+    def started(self, job: int) -> None:
+        one = self.jobs[job]
+        self.running[job] = (time.monotonic(), time.time(), is_finished(one.folder))
+        log.info("%s", f"#{one.number}  {one.words}")
+
+    def said(self, job: int, line: str) -> None:
+        log.info("%s", f"#{self.jobs[job].number}  {line}" if line.strip() else "")
+
+    def ended(self, job: int, outcome: Outcome) -> None:
+        self.job_ended(job, outcome.error)
+
+    def job_ended(self, job: int, error: Exception | None) -> None:
+        """The total so far: how many are done, which of them failed, how long the others take."""
+        self.jobs_done += 1
+        started, _, was_finished = self.running.pop(job)
+        if not was_finished and error is None:
+            self.trained_s.append(time.monotonic() - started)
+        if error is not None:
+            self.errors[self.jobs[job].number] = error
+        if not self.total:
+            return
+        words = f"sweep: {self.jobs_done} of {self.total} jobs done"
+        if self.errors:
+            words += (
+                f", {len(self.errors)} of them failed ({', '.join(f'#{number}' for number in sorted(self.errors))})"
+            )
+        if left := self._left_s():
+            words += f", left about {duration(left)}"
+        log.info("%s", words)
+
+    def _left_s(self) -> float:
+        """Of the jobs that run or wait, each as long as those before."""
+        now = time.monotonic()
+        waiting = self.total - self.jobs_done - len(self.running)
+        if not self.trained_s or not waiting + len(self.running):
+            return 0.0
+        each = sum(self.trained_s) / len(self.trained_s)
+        running = sum(max(0.0, each - (now - started)) for started, _, done in self.running.values() if not done)
+        return (running + each * waiting) / len(self.way.slots)
+
+    def finish(self, folder: Path) -> None:
+        """Where all jobs are done and some failed: which, why, and the commands that go on."""
+        if not self.errors or self.jobs_done < self.total:
+            return
+        words = {job.number: job.words for job in self.jobs}
+        for number, error in sorted(self.errors.items()):
+            log.info("%s", f"failed        #{number} ({words.get(number, '')}): {one_line(error)}")
+        log.info("%s", f"try again     psftr train resume={folder}\nscore others  psftr evaluate run={folder}")
+
+    def running_folders(self) -> list[Path]:
+        return [self.jobs[job].folder for job in self.running]
+
+    def may_start(self, slot: int, running: Mapping[int, int]) -> bool:
+        from psftr.engine.places import VISIBLE, gpu_memory, has_room, jobs_beside
+
+        if not self.way.asks_for_room:
+            return True
+        beside = jobs_beside(slot, self.way.slots, running)
+        device = self.way.slots[slot][VISIBLE]
+        return has_room(device, beside, has_settled=self._has_settled, memory=gpu_memory)
+
+    def _has_settled(self, job: int) -> bool:
+        """Whether its first epoch since the start is over, or it had none left to do."""
+        from psftr.engine.runs import RunFolder
+
+        _, started, was_finished = self.running[job]
+        last = RunFolder(self.jobs[job].folder).last_checkpoint
+        return was_finished or (last.is_file() and last.stat().st_mtime > started)
 
 
 def jobs_of(config: Any) -> int:

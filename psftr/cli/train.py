@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from psftr.cli.hydra_app import config_dir_among, job_logging, output_dir, sweep_dir
+from psftr.cli.kept import what_was_kept
 from psftr.errors import PsftrError
 from psftr.settings import TrainSettings
 
@@ -26,10 +27,22 @@ examples:
   psftr train dataset=data/kitchen                               your own data, after `psftr prepare custom`
   psftr train experiment=table1_thumos14                         the paper's Table 1, in its own form; also table2, …
   psftr train resume=outputs/one                                 go on where a run stopped (also a whole sweep)
+  psftr train -m 'split.index=range(10)' trainer.threads=1       as many at a time as there are cores
+
+A sweep's jobs run side by side where there is room: hydra.launcher.jobs=auto. On CPUs that is cores / trainer.threads
+(null: all cores, so one at a time); on GPUs one job on each, and more once its memory shows room for them. A number
+asks for so many at a time, 1 for one after the other, as jobs run with trainer.devices=2 or more. hydra/launcher=NAME
+takes another launcher, such as submitit_slurm.
 
 groups: dataset=synthetic|thumos14|activitynet13|FILE   split=published|random|file   logger=csv|tensorboard|wandb|none
         method=NAME   variant=NAME   experiment=NAME
 """
+
+
+def register() -> None:
+    from psftr.cli.launcher import register
+
+    register()
 
 
 def rewrite_arguments(arguments: list[str]) -> list[str]:
@@ -39,10 +52,12 @@ def rewrite_arguments(arguments: list[str]) -> list[str]:
         return arguments
     rest = [a for a in arguments if not a.startswith("resume=") and a not in ("-m", "--multirun")]
     folder = config_dir_among(rest)  # a run made with one needs it again
-    others = [a for a in rest if not a.startswith(("--config-dir", "-cd")) and a != folder]
+    launchers = [a for a in rest if a.startswith(("hydra/launcher=", "hydra.launcher."))]  # how, and not what
+    others = [a for a in rest if not a.startswith(("--config-dir", "-cd")) and a not in (folder, *launchers)]
     if others:
         raise PsftrError(f"resume takes its configuration from the folder; leave out {' '.join(others)}")
-    return resume_arguments(Path(given[-1].partition("=")[2])) + ([f"--config-dir={folder}"] if folder else [])
+    again = resume_arguments(Path(given[-1].partition("=")[2]))
+    return again + launchers + ([f"--config-dir={folder}"] if folder else [])
 
 
 def resume_arguments(folder: Path) -> list[str]:
@@ -108,37 +123,7 @@ def run(config: Mapping[str, Any]) -> float | None:
         remove_traces(output_dir())
         raise
     except KeyboardInterrupt as error:
-        raise KeyboardInterrupt(what_was_kept(output_dir(), sweep_dir())) from error
-
-
-def what_was_kept(run_dir: Path, sweep: Path | None) -> str:
-    """Of an interrupted training, in two lines: what is on disk, and the command that goes on."""
-    import torch
-
-    from psftr.engine.runs import RunFolder, find_runs
-
-    last = RunFolder(run_dir).last_checkpoint
-    kept = "no epoch was finished"
-    if last.is_file():
-        saved = torch.load(last, map_location="cpu", weights_only=True, mmap=True)
-        epochs = saved["epoch"] + 1
-        kept = f"kept: {epochs} {'epoch' if epochs == 1 else 'epochs'} in {shown(last)}"
-    if sweep:
-        done = sum(run.read()["status"] == "finished" for run in find_runs(sweep))
-        kept += f", and {done} finished {'run' if done == 1 else 'runs'} in {shown(sweep)}"
-    return f"{kept}\ngo on with: psftr train resume={shell_word(shown(sweep or run_dir))}"
-
-
-def shown(path: Path) -> Path:
-    """The path as a user would type it here."""
-    here = Path.cwd()
-    return path.relative_to(here) if path.is_relative_to(here) else path
-
-
-def shell_word(path: Path) -> str:
-    import shlex
-
-    return shlex.quote(str(path))
+        raise KeyboardInterrupt(what_was_kept([output_dir()], sweep_dir())) from error
 
 
 def remove_traces(folder: Path) -> None:

@@ -42,7 +42,6 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.signal import lfilter
 
 from psftr.features.text import spell_out
 
@@ -259,6 +258,8 @@ def _in_turn(motion: str, amount: np.ndarray, place: np.ndarray) -> list[tuple[s
 
 def _wander(rng: np.random.Generator, steps: int, width: int, step_s: float, time_constant_s: float) -> np.ndarray:
     """[steps, width] stationary Ornstein-Uhlenbeck processes of variance one, sampled every `step_s`."""
+    from scipy.signal import lfilter  # takes half as long to import as torch, and a world that is there needs none
+
     keep = math.exp(-step_s / time_constant_s)
     noise = rng.standard_normal((steps, width), dtype=np.float32)
     noise[1:] *= math.sqrt(1 - keep**2)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import logging
 import statistics
 import time
@@ -31,23 +30,42 @@ def inference_precision(asked: str, network: nn.Module, device: torch.device) ->
     return "bf16-mixed" if may_gain and cpu_gains_from_bf16(torch.get_num_threads()) else "32-true"
 
 
-@functools.cache
+_known: dict[int | None, float | None] = {}  # of this process
+
+
 def cpu_gains_from_bf16(threads: int | None) -> bool:
     """Has this CPU bfloat16 instructions, and is a feed-forward block trained LEAST_GAIN times faster with them?
 
     threads: those the training will use, None for PyTorch's choice. Measured once per process.
     """
+    if threads not in _known:
+        gain = measured_gain(threads)
+        _known[threads] = gain
+        if gain is not None:
+            log.info("%s", gain_words(gain))
+    return (_known[threads] or 0.0) >= LEAST_GAIN
+
+
+def measured_gain(threads: int | None) -> float | None:
+    """How many times as fast as float32 bfloat16 is; None on a CPU without such instructions."""
     if not has_bf16_instructions(_capabilities()):
-        return False
+        return None
     before = torch.get_num_threads()
     torch.set_num_threads(threads or before)
     try:
-        gain = _gain(time.perf_counter)
+        return _gain(time.perf_counter)
     finally:
         torch.set_num_threads(before)
+
+
+def remember_gains(gains: Mapping[int | None, float | None]) -> None:
+    """What another process of the same work measured: all of them then choose the same precision."""
+    _known.update(gains)
+
+
+def gain_words(gain: float) -> str:
     chosen = "bf16-mixed" if gain >= LEAST_GAIN else "32-true"
-    log.info("precision: bf16 runs %.1f times as fast as float32 on this CPU, so auto is %s", gain, chosen)
-    return gain >= LEAST_GAIN
+    return f"precision: bf16 runs {gain:.1f} times as fast as float32 on this CPU, so auto is {chosen}"
 
 
 def has_bf16_instructions(capabilities: Mapping[str, object]) -> bool:

@@ -14,7 +14,7 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning import LightningModule, Trainer
-from pytorch_lightning.accelerators import CPUAccelerator
+from pytorch_lightning.accelerators import CPUAccelerator, CUDAAccelerator
 from pytorch_lightning.callbacks import Callback, EMAWeightAveraging, ModelCheckpoint
 from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger, WandbLogger
 from pytorch_lightning.strategies import DDPStrategy, SingleDeviceStrategy
@@ -101,12 +101,13 @@ class Ranks:
     """The processes of a training, one for each device.
 
     on_this_machine: how many of them this process must start; 0 where it trains itself. num_ranks: of all machines;
-    is_first: this process is rank 0, or starts it.
+    is_first: this process is rank 0, or starts it. accelerator: "cpu", "cuda" or the class of another.
     """
 
     on_this_machine: int
     num_ranks: int
     is_first: bool
+    accelerator: str
 
 
 def check_trainer(common: TrainSettings) -> Ranks:
@@ -155,22 +156,36 @@ def check_trainer(common: TrainSettings) -> Ranks:
         raise PsftrError(
             f"data.batch_size={common.data.batch_size} for {num_ranks} devices: each needs a window of every batch"
         )
+    kind = trainer.accelerator
+    accelerator = {CPUAccelerator: "cpu", CUDAAccelerator: "cuda"}.get(type(kind), type(kind).__name__)
     if environment is None or environment.creates_processes_externally:
-        return Ranks(on_this_machine=0, num_ranks=num_ranks, is_first=trainer.global_rank == 0)
+        is_first = trainer.global_rank == 0
+        return Ranks(on_this_machine=0, num_ranks=num_ranks, is_first=is_first, accelerator=accelerator)
     meeting_point(num_nodes=settings.num_nodes)
-    return Ranks(on_this_machine=trainer.num_devices, num_ranks=num_ranks, is_first=environment.node_rank() == 0)
+    return Ranks(
+        on_this_machine=trainer.num_devices,
+        num_ranks=num_ranks,
+        is_first=environment.node_rank() == 0,
+        accelerator=accelerator,
+    )
 
 
 def precision_of(trainer: TrainerSettings) -> str:
     """Lightning's name of the precision; auto on a CPU with bfloat16 instructions measures for about a second."""
     if trainer.precision != "auto":
         return trainer.precision
+    if not is_measured(trainer):
+        on_gpu = trainer.accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available()
+        return "bf16-mixed" if on_gpu and torch.cuda.is_bf16_supported() else "32-true"
+    return "bf16-mixed" if cpu_gains_from_bf16(trainer.threads) else "32-true"
+
+
+def is_measured(trainer: TrainerSettings) -> bool:
+    """Whether the precision of this training is chosen by a measurement of the CPU."""
     on_gpu = trainer.accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available()
-    if on_gpu:
-        return "bf16-mixed" if torch.cuda.is_bf16_supported() else "32-true"
     # several processes might measure differently and train in different precisions
     is_one_cpu = trainer.accelerator in ("auto", "cpu") and trainer.devices in ("auto", 1, "1")
-    return "bf16-mixed" if is_one_cpu and cpu_gains_from_bf16(trainer.threads) else "32-true"
+    return trainer.precision == "auto" and is_one_cpu and not on_gpu
 
 
 def build_loggers(settings: TrainSettings, folder: RunFolder) -> list[Any]:

@@ -83,8 +83,9 @@ def test_plain_lines_have_a_score_only_where_an_epoch_was_validated(workplace):
 def test_ctrl_c_in_a_sweep_names_the_command_that_goes_on_with_all_of_it(workplace):
     tiny = [text for text in TINY if not text.startswith("trainer.max_epochs")]
     sweep = program(
-        "train", "-m", *tiny, "split.index=0,1", "trainer.max_epochs=3", "hydra.sweep.dir=stopped", cwd=workplace
-    )
+        "train", "-m", *tiny, "split.index=0,1", "trainer.max_epochs=3", "hydra.sweep.dir=stopped",
+        "hydra.launcher.jobs=1", cwd=workplace,
+    )  # fmt: skip
     assert sweep.stdout is not None
     for line in sweep.stdout:
         if line.startswith("sweep: 1 of 2 jobs done"):
@@ -111,8 +112,11 @@ def test_a_sweep_with_a_failed_job_says_which_and_how_to_go_on(sweep, workplace)
     )  # fmt: skip
     assert done.returncode == 2
     assert "sweep: 2 of 2 jobs done, 1 of them failed (#0)" in done.stdout
+    assert "failed        #0 (" in done.stdout
+    assert "holds a run that differs in split.index" in done.stdout
     assert "psftr train resume=mixed" in done.stdout
-    assert "psftr evaluate run=mixed" in done.stdout
+    assert done.stdout.endswith("psftr evaluate run=mixed\n")
+    assert "psftr train: error: job #0 (" in done.stderr.splitlines()[-1]
 
 
 def test_a_bar_that_is_asked_for_without_a_terminal_leaves_the_lines(workplace):

@@ -12,13 +12,13 @@ def measured(monkeypatch):
     """Set what the processor says and what the measurement gives."""
 
     def set_to(capabilities, gain):
-        precision.cpu_gains_from_bf16.cache_clear()
+        precision._known.clear()
         monkeypatch.setattr(precision, "_capabilities", lambda: capabilities)
         monkeypatch.setattr(precision, "_gain", lambda clock: gain)
         monkeypatch.setattr(trainer.torch.cuda, "is_available", lambda: False)
 
     yield set_to
-    precision.cpu_gains_from_bf16.cache_clear()
+    precision._known.clear()
 
 
 @pytest.mark.parametrize(

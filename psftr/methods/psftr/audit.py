@@ -7,12 +7,13 @@ head alone, ROIAlign with each name's mean cosine over training frames subtracte
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from contextlib import contextmanager
+from dataclasses import fields, is_dataclass, replace
 from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from psftr.data.annotations import Action
 from psftr.data.batches import Batch
@@ -23,11 +24,11 @@ from psftr.methods.psftr.postprocess import PostProcessor
 from psftr.predictions import Detection, FrameFeatures
 from psftr.segments import centre_width_to_start_end, start_end_to_centre_width, tiou_pairwise
 
-__all__ = ["OWN", "audit", "mean_unit_frame"]
+__all__ = ["OWN", "audit", "mean_unit_frame", "remembering"]
 
 PLACES = ("encoder", "queries", "classifier")
 TEXTS = ("seen", "zero", "random")
-OWN = "own names everywhere"
+OWN, ZERO = "own names everywhere", "zero text in encoder and queries"
 LOGIT_SCALE = 100.0  # CLIP's
 _SURE = 20.0  # a logit whose probability is one
 
@@ -55,43 +56,88 @@ def audit(
     random_text = random_text * own.norm(dim=-1, keepdim=True) / random_text.norm(dim=-1, keepdim=True)
     replacements = {"seen": seen_text, "zero": torch.zeros_like(own), "random": random_text}
     labels = {name: index for index, name in enumerate(class_names)}
-    own_outputs: list[LayerOutputs] = []  # of every batch; the rows that change no text share them
+    changed: dict[str, Mapping[str, Tensor]] = {OWN: {}}  # row: the texts that are not the names' own
+    for place in PLACES:
+        for kind in TEXTS:
+            text = replacements[kind]
+            if place == "classifier" and kind == "seen":  # as many wrong names as there are right ones
+                text = text[torch.arange(len(own)) % len(text)]
+            changed[f"{kind} text in the {place}"] = {place: text}
+    changed[ZERO] = dict.fromkeys(PLACES[:2], replacements["zero"])
+    own = own.to(localizer.device)
+    texts = {}
+    for row, others in changed.items():
+        on_device = {place: text.to(localizer.device) for place, text in others.items()}
+        texts[row] = Texts(**dict.fromkeys(PLACES, own) | on_device)
+    outputs: dict[str, list[LayerOutputs]] = {row: [] for row in texts}  # of every batch
 
-    def run(texts: Mapping[str, Tensor], post: PostProcessor, change: Change) -> dict[str, tuple[Detection, ...]]:
-        read = Texts(**{place: texts.get(place, own).to(localizer.device) for place in PLACES})
-        known = iter(() if texts else tuple(own_outputs))
+    def read_all(batch: Batch) -> LayerOutputs:
+        """Every row's outputs of a batch at once: most rows give most parts of the network what another gave them."""
+        with remembering(network.convolution, network.encoder, network.decoder):
+            for row in texts:
+                outputs[row].append(network.read_final(batch.features, batch.is_padding, texts[row]))
+        return outputs[OWN][-1]
 
-        def outputs_of(batch: Batch) -> LayerOutputs:
-            if not texts and (outputs := next(known, None)) is not None:
-                return change(outputs, batch)
-            outputs = network.read_final(batch.features, batch.is_padding, read)
-            if not texts:
-                own_outputs.append(outputs)
-            return change(outputs, batch)
-
-        return dict(localizer.localize_with(outputs_of, post, videos, class_names))
+    def run(row: str, post: PostProcessor, change: Change) -> dict[str, tuple[Detection, ...]]:
+        known = iter(outputs[row])
+        return dict(localizer.localize_with(lambda batch: change(next(known), batch), post, videos, class_names))
 
     def with_roi(weight: float, **changes: Any) -> PostProcessor:
         post = localizer.postprocessor
         return replace(post, settings=replace(post.settings, roi_weight=weight, **changes))
 
     shipped, as_is = localizer.postprocessor, _unchanged
-    yield OWN, run({}, shipped, as_is)
-    for place in PLACES:
-        for kind in TEXTS:
-            text = replacements[kind]
-            if place == "classifier" and kind == "seen":  # as many wrong names as there are right ones
-                text = text[torch.arange(len(own)) % len(text)]
-            yield f"{kind} text in the {place}", run({place: text}, shipped, as_is)
-    yield "zero text in encoder and queries", run(dict.fromkeys(PLACES[:2], replacements["zero"]), shipped, as_is)
+    yield OWN, dict(localizer.localize_with(read_all, shipped, videos, class_names))
+    for row in [row for row in texts if row != OWN]:
+        yield row, run(row, shipped, as_is)
     told = _TrueClass(ground_truth, labels)
-    yield "true class given to each query", run({}, with_roi(0.0, evidence_weight=0.0), told)
-    yield "true segments given", run({}, with_roi(shipped.settings.roi_weight), _TrueSegments(ground_truth))
-    yield "class head alone", run({}, with_roi(0.0), as_is)
-    yield "ROIAlign alone", run({}, with_roi(1.0), as_is)
-    yield "half ROIAlign, half class head", run({}, with_roi(0.5), as_is)
-    centred = _CentredRoi(own.to(localizer.device), frame_mean.to(localizer.device), shipped.settings.roi_bins)
-    yield "ROIAlign alone, centred", run({}, with_roi(0.0), centred)
+    yield "true class given to each query", run(OWN, with_roi(0.0, evidence_weight=0.0), told)
+    yield "true segments given", run(OWN, with_roi(shipped.settings.roi_weight), _TrueSegments(ground_truth))
+    yield "class head alone", run(OWN, with_roi(0.0), as_is)
+    yield "ROIAlign alone", run(OWN, with_roi(1.0), as_is)
+    yield "half ROIAlign, half class head", run(OWN, with_roi(0.5), as_is)
+    centred = _CentredRoi(own, frame_mean.to(localizer.device), shipped.settings.roi_bins)
+    yield "ROIAlign alone, centred", run(OWN, with_roi(0.0), centred)
+
+
+@contextmanager
+def remembering(*modules: nn.Module) -> Iterator[None]:
+    """Inside, each module called again with equal arguments gives what it gave before, without computing it."""
+    for module in modules:
+        module.forward = _Memory(module.forward)  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        for module in modules:
+            del module.forward
+
+
+class _Memory:
+    def __init__(self, compute: Callable[..., Any]) -> None:
+        self.compute = compute
+        self.calls: list[tuple[tuple[Any, ...], Any]] = []  # arguments, result
+
+    def __call__(self, *arguments: Any) -> Any:
+        for known, result in self.calls:
+            if _equal(known, arguments):
+                return result
+        result = self.compute(*arguments)
+        self.calls.append((arguments, result))
+        return result
+
+
+def _equal(one: Any, other: Any) -> bool:
+    if one is other:
+        return True
+    if isinstance(one, Tensor):
+        return isinstance(other, Tensor) and one.dtype == other.dtype and torch.equal(one, other)
+    if isinstance(one, tuple | list):
+        return type(one) is type(other) and len(one) == len(other) and all(map(_equal, one, other))
+    if is_dataclass(one):
+        return type(one) is type(other) and all(
+            _equal(getattr(one, f.name), getattr(other, f.name)) for f in fields(one)
+        )
+    return bool(one == other)
 
 
 @torch.inference_mode()
