@@ -15,7 +15,7 @@ TWIN_PAIRS = (
     ("throwing", "kicking", "ball", "grass"),
     ("lifting", "rolling", "barrel", "ice"),
     ("swinging", "pulling", "rope", "sand"),
-    ("carrying", "lifting", "pole", "road"),
+    ("carrying", "pushing", "pole", "road"),
 )
 _NOISE = (
     "paper window seven cloud under green table letter slowly music between glass number winter before corner silver "

@@ -43,6 +43,15 @@ class Alignment:
                 own.copy_(given)
             own.requires_grad_(not frozen)
 
+    def write(self, folder: str | Path) -> Path:
+        """Keep it beside the weights of the language model; returns the file."""
+        file = Path(folder) / ALIGNMENT
+        with replacing(file) as temporary:
+            save_file(
+                dict(zip(_PARTS, (part.contiguous() for part in (self.weight, self.bias, self.tokens)))), temporary
+            )
+        return file
+
 
 def read_alignment(folder: str | None) -> Alignment | None:
     """That of a language model folder; None where it has none. Raises PsftrError for a damaged file."""
@@ -55,14 +64,6 @@ def read_alignment(folder: str | None) -> Alignment | None:
     except (SafetensorError, OSError, KeyError) as error:
         raise PsftrError(f"cannot read {file} ({error}): restore the folder of the language model") from None
     return Alignment(weight=weight, bias=bias, tokens=tokens, where=str(file))
-
-
-def write_alignment(folder: str | Path, stream: LanguageStream) -> Path:
-    """Keep how `stream` makes tokens of frames beside the weights of its language model; returns the file."""
-    file = Path(folder) / ALIGNMENT
-    with replacing(file) as temporary:
-        save_file(dict(zip(_PARTS, (value.detach().contiguous() for value in _own(stream)))), temporary)
-    return file
 
 
 def _own(stream: LanguageStream) -> tuple[Tensor, Tensor, Tensor]:

@@ -64,24 +64,24 @@ class LanguageStream(nn.Module):
         if self.keeps_states and self.training:
             read, text_loss = self._read_once(given, is_padding), None
         else:
-            read, text_loss = self._read(given, is_padding, sentences)
+            read, text_loss = self.read(given, is_padding, sentences)
         of_token = {place: self.out(read[:, :, place]) for place in dict.fromkeys(self.special)}
         for_classes, for_locations, for_advantage = (of_token[place] for place in self.special)
         return LanguageFeatures(for_classes, for_locations, for_advantage, text_loss)
 
     def _read_once(self, given: Tensor, is_padding: Tensor) -> Tensor:
-        """As _read without sentences; a window that was read before, told by its numbers, is not read again."""
+        """As read without sentences; a window that was read before, told by its numbers, is not read again."""
         keys = [
             hashlib.sha256(rows.numpy().tobytes() + padding.numpy().tobytes()).digest()
             for rows, padding in zip(given.cpu(), is_padding.cpu())
         ]
         if new := [number for number, key in enumerate(keys) if key not in self._kept]:
             with torch.no_grad():
-                read, _ = self._read(given[new], is_padding[new], None)
+                read, _ = self.read(given[new], is_padding[new], None)
             self._kept.update((keys[number], one.cpu()) for number, one in zip(new, read))
         return torch.stack([self._kept[key] for key in keys]).to(given.device)
 
-    def _read(self, given: Tensor, is_padding: Tensor, sentences: Sequence[str] | None) -> tuple[Tensor, Tensor | None]:
+    def read(self, given: Tensor, is_padding: Tensor, sentences: Sequence[str] | None) -> tuple[Tensor, Tensor | None]:
         """Last hidden states of the tokens of every frame [B,T,S,H], and L_tg."""
         batch, size, _ = given.shape
         frames = self._frames(given)  # [B, T*S, H]

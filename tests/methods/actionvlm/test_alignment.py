@@ -11,7 +11,7 @@ from test_equations import CLASSES, DESCRIPTIONS, DETECTOR, batch
 from test_language_model import save_qwen
 
 from psftr.errors import PsftrError
-from psftr.methods.actionvlm.alignment import ALIGNMENT, read_alignment, write_alignment
+from psftr.methods.actionvlm.alignment import ALIGNMENT, Alignment, read_alignment
 from psftr.methods.actionvlm.build import NetworkFacts, build_network
 from psftr.methods.actionvlm.language_model import LanguageModel
 from psftr.methods.actionvlm.settings import LanguageSettings, MismatchSettings
@@ -31,7 +31,10 @@ def network(folder, *, feature_dim=4, seed=0, **changes):
 @pytest.fixture(scope="module")
 def taught(tmp_path_factory):
     folder = save_qwen(tmp_path_factory.mktemp("taught"))
-    write_alignment(folder, network(folder, seed=5).language)
+    own = network(folder, seed=5).language
+    Alignment(
+        weight=own.project.weight.detach(), bias=own.project.bias.detach(), tokens=own.tokens.detach(), where=""
+    ).write(folder)
     return folder
 
 
