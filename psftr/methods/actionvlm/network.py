@@ -41,7 +41,7 @@ def stored(features: Tensor, visual: Tensor) -> Tensor:
 
 
 class PredictedWeight(nn.Module):
-    """Equations 2 and 4: A_hat = FC(F_adv), lambda = 2 sigmoid(ReLU(A_hat)) - 1. first: A_hat before training, nearly."""
+    """Equations 2 and 4: A_hat = FC(F_adv), lambda = 2 sigmoid(ReLU(A_hat)) - 1. first: about A_hat before training."""
 
     def __init__(self, *, dim: int, first: float) -> None:
         super().__init__()

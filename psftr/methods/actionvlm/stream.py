@@ -32,7 +32,7 @@ class LanguageStream(nn.Module):
     """Each frame is its projected feature and the tokens [cls], [loc], [adv], between words that all windows share.
 
     before, after: what is read before and after the frames. special: which token each feature is read from, as places
-    behind the frame's own (0: the frame itself); (1, 2, 3) is the paper's. frame_dim: width of what frames are given as.
+    behind the frame's own (0: the frame itself); (1, 2, 3) is the paper's. frame_dim: width of the given frames.
     keeps_states: hidden states of training windows are kept, as nothing that makes them is trained.
     """
 

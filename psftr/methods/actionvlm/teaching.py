@@ -50,7 +50,7 @@ _TEACHING, _HELD_OUT = 1, 2  # seeds of lessons
 
 @dataclass(frozen=True, kw_only=True)
 class Taught:
-    """Share of rows of actions whose class is answered rightly, among eight: other lessons, and the world's own twins."""
+    """Share of rows of actions whose class is answered rightly among eight: in other lessons, and of the world's twins."""
 
     steps: int
     other_lessons: float
@@ -60,7 +60,7 @@ class Taught:
 def teach(
     folder: str | Path, *, seed: int, dim: int, seconds: float, casts: int, tell: Callable[[str], None] = print
 ) -> Taught:
-    """Teach for `seconds` of processor time, and write a folder for language.model. seed, dim: of the world's features."""
+    """Teach for `seconds` of processor time, and write a folder for language.model; seed, dim: of the world."""
     torch.manual_seed(seed)
     space = Space(seed=seed, dim=dim)
     tokenizer = word_tokenizer()
@@ -217,7 +217,7 @@ class Pupil(nn.Module):
     def pointing(
         self, read: Reading, batch: LessonBatch, number_of: Tensor, answers: Tensor, motions: Tensor
     ) -> Tensor:
-        """-log of the attention that falls where it should: before last on the motion's word, at last on the class's."""
+        """-log of the attention to where it should be: in the layer before the last any such motion, in the last the class's."""
         windows = batch.frames.shape[1]
         prompts, numbers = (part.repeat_interleave(windows, 0)[:, None] for part in (batch.prompts, number_of))
         shows = motions >= 0

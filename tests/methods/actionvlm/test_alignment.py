@@ -64,7 +64,7 @@ def test_frames_are_read_as_they_are_stored(taught):
 
 
 def test_kept_states_are_what_would_be_read_again(taught, monkeypatch):
-    """Fast: one reading a window. Slow: one in every step. The same features, and the same gradient of what is trained."""
+    """Fast: one reading a window. Slow: one in every step. The same features, and the same gradients."""
     calls, forward = [], LanguageModel.forward
     monkeypatch.setattr(LanguageModel, "forward", lambda *args: (calls.append(len(args[2])), forward(*args))[1])
     fast, slow = network(taught, keeps_states=True).train(), network(taught).train()

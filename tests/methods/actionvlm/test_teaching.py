@@ -1,4 +1,4 @@
-"""The tiny language model that is taught on synthetic frames: its lessons, its folder, and that the method reads it so."""
+"""The tiny language model that is taught on synthetic frames: its lessons, its folder, and how the method reads it."""
 
 import re
 from dataclasses import replace
