@@ -30,8 +30,8 @@ def main() -> None:
         tell=lambda line: print(line, flush=True),
     )  # fmt: skip
     print(
-        f"{args.folder}: {taught.steps} steps; the right class of eight in {100 * taught.other_lessons:.1f} % of the rows "
-        f"of actions of other lessons, and in {100 * taught.own_twins:.1f} % on the classes of the world of twins"
+        f"{args.folder}: {taught.steps} steps; right class of eight in {100 * taught.other_lessons:.1f} % of the "
+        f"rows of actions of other lessons, and in {100 * taught.own_twins:.1f} % on the classes of the world of twins"
     )
 
 

@@ -50,7 +50,7 @@ _TEACHING, _HELD_OUT = 1, 2  # seeds of lessons
 
 @dataclass(frozen=True, kw_only=True)
 class Taught:
-    """Share of rows of actions whose class, one of eight, is answered rightly: in other lessons, and of the own twins."""
+    """Share of rows of actions whose class, one of eight, is answered rightly: in other lessons, and own twins."""
 
     steps: int
     other_lessons: float
@@ -217,7 +217,7 @@ class Pupil(nn.Module):
     def pointing(
         self, read: Reading, batch: LessonBatch, number_of: Tensor, answers: Tensor, motions: Tensor
     ) -> Tensor:
-        """-log of the attention where it should be: before the last layer on any such motion, in the last the class's."""
+        """-log of the attention where it should be: before the last layer on any such motion, at last the class's."""
         windows = batch.frames.shape[1]
         prompts, numbers = (part.repeat_interleave(windows, 0)[:, None] for part in (batch.prompts, number_of))
         shows = motions >= 0
