@@ -11,7 +11,6 @@ heads are shown where to look (at the motion's word in any description; at that 
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,7 +43,8 @@ MOTION, NUMBER, PART, POINTING = 0.3, 0.3, 0.2, 0.2  # weights of what is asked 
 BACKGROUND = 0.5  # weight of rows without an action
 BATCH = (8, 2)  # casts, windows of each
 RATE, WARM_UP = 2e-3, 100
-FULL_SHARE = 0.25  # of the time, at the end: all three tokens; before it [cls] alone, at its place
+FULL_SHARE = 0.25  # of the steps, at the end: all three tokens; before it [cls] alone, at its place
+HELD_OUT_CASTS = 40  # at most: of the lessons that are scored
 _TEACHING, _HELD_OUT = 1, 2  # seeds of lessons
 
 
@@ -52,26 +52,28 @@ _TEACHING, _HELD_OUT = 1, 2  # seeds of lessons
 class Taught:
     """Share of rows of actions whose class, one of eight, is answered rightly: in other lessons, and own twins."""
 
-    steps: int
     other_lessons: float
     own_twins: float
 
 
 def teach(
-    folder: str | Path, *, seed: int, dim: int, seconds: float, casts: int, tell: Callable[[str], None] = print
+    folder: str | Path, *, seed: int, dim: int, steps: int, casts: int, tell: Callable[[str], None] = print
 ) -> Taught:
-    """Teach for `seconds` of processor time, and write a folder for language.model; seed, dim: of the world."""
+    """Teach for `steps` steps, on lessons of `casts` casts, and write a folder for language.model.
+
+    seed, dim: of the world whose features it is to read.
+    """
     torch.manual_seed(seed)
     space = Space(seed=seed, dim=dim)
     tokenizer = word_tokenizer()
     pupil = Pupil(tokenizer, dim=dim)
     lessons = _draw(space, count=casts, seed=_TEACHING)
     pupil.place_words(space, lessons)
-    steps = _run(pupil, as_batch(pupil, lessons), seconds=seconds, tell=tell)
-    held_out = as_batch(pupil, _draw(space, count=40, seed=_HELD_OUT))
-    own = as_batch(pupil, _draw(space, count=40, seed=_HELD_OUT, own=True))
+    _run(pupil, as_batch(pupil, lessons), steps=steps, tell=tell)
+    held_out = as_batch(pupil, _draw(space, count=min(casts, HELD_OUT_CASTS), seed=_HELD_OUT))
+    own = as_batch(pupil, _draw(space, count=min(casts, HELD_OUT_CASTS), seed=_HELD_OUT, own=True))
     pupil.save(folder, tokenizer)
-    return Taught(steps=steps, other_lessons=pupil.score(held_out), own_twins=pupil.score(own))
+    return Taught(other_lessons=pupil.score(held_out), own_twins=pupil.score(own))
 
 
 def _draw(space: Space, *, count: int, seed: int, own: bool = False) -> Lessons:
@@ -310,8 +312,8 @@ def as_batch(pupil: Pupil, lessons: Lessons) -> LessonBatch:
     )
 
 
-def _run(pupil: Pupil, lessons: LessonBatch, *, seconds: float, tell: Callable[[str], None]) -> int:
-    """Steps of AdamW until the time is over; the rate follows the time that has passed."""
+def _run(pupil: Pupil, lessons: LessonBatch, *, steps: int, tell: Callable[[str], None]) -> None:
+    """Steps of AdamW: a short warm-up, and a cosine to zero."""
     parameters = list(pupil.parameters())
     optimizer = torch.optim.AdamW(
         [
@@ -321,8 +323,9 @@ def _run(pupil: Pupil, lessons: LessonBatch, *, seconds: float, tell: Callable[[
         betas=(0.9, 0.98),
     )
     rng = np.random.default_rng(0)
-    begun, step, tokens = time.process_time(), 0, 1
-    while (passed := (time.process_time() - begun) / seconds) < 1:
+    tokens = 1
+    for step in range(steps):
+        passed = step / steps
         for group in optimizer.param_groups:
             group["lr"] = RATE * min(1.0, (step + 1) / WARM_UP) * 0.5 * (1 + np.cos(np.pi * passed))
         some = lessons.some(rng.integers(len(lessons.prompts), size=BATCH[0]), rng.permutation(WINDOWS)[: BATCH[1]])
@@ -337,8 +340,6 @@ def _run(pupil: Pupil, lessons: LessonBatch, *, seconds: float, tell: Callable[[
         total.backward()
         nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step()
-        step += 1
-        if step % 100 == 0:
+        if (step + 1) % 100 == 0:
             told = ", ".join(f"{name} {value.detach():.3f}" for name, value in losses.items())
-            tell(f"step {step}, {100 * passed:.0f} %: {told}")
-    return step
+            tell(f"step {step + 1} of {steps}: {told}")
