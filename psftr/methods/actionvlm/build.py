@@ -91,7 +91,7 @@ def build_network(facts: NetworkFacts, mismatch: MismatchSettings) -> ActionVlm:
             raise PsftrError("mismatch.descriptions=true, but this network was told no descriptions")
         descriptions = mismatched(descriptions, seed=mismatch.circle)
     told = candidates_text(facts.class_names, descriptions)
-    reads_stored = facts.language.frames == "features"
+    reads_stored = facts.language.sees == "stored"
     is_before = facts.position == "before"
     stream = LanguageStream(
         language_model=load_language_model(facts.language, folder),
@@ -106,7 +106,7 @@ def build_network(facts: NetworkFacts, mismatch: MismatchSettings) -> ActionVlm:
     if alignment is not None:
         if not reads_stored:
             raise PsftrError(
-                f"the language model {facts.language.model} was taught on stored features: set language.frames=features"
+                f"the language model {facts.language.model} was taught on stored features: set language.sees=stored"
             )
         alignment.fill(stream, frozen=facts.language.tuning == "frozen")
     weighting: nn.Module = PredictedWeight(dim=facts.detector.dim, first=facts.language.first_advantage)

@@ -24,10 +24,10 @@ class LanguageSettings(Checked):
     weights: str = setting("auto", "number format of frozen weights", choices=("auto", "float32", "bfloat16"))
     saves_memory: bool = setting(True, "gradient checkpointing: activations are computed twice, and not kept")
     rate: float = setting(5e-6, "learning rate of the language model", above=0)
-    frames: str = setting(
+    sees: str = setting(
         "embedded",
-        "what the token of a frame is made of: the detector's F_vis (embedded), or the features as stored (features)",
-        choices=("embedded", "features"),
+        "what the token of a frame is made of: the detector's F_vis (embedded), or the features as stored",
+        choices=("embedded", "stored"),
     )
     keeps_states: bool = setting(
         False, "of tuning=frozen: what is read of a training window is kept in memory, and the next epochs take it"
@@ -60,10 +60,10 @@ class LanguageSettings(Checked):
         super().__post_init__()
         if self.model == TINY and self.tuning != "full":
             raise PsftrError(f"the weights of model=tiny are random, tuning={self.tuning} would keep them: tuning=full")
-        if self.keeps_states and (self.tuning != "frozen" or self.frames != "features" or self.text_weight):
+        if self.keeps_states and (self.tuning != "frozen" or self.sees != "stored" or self.text_weight):
             raise PsftrError(
                 "what the language model says is the same in every epoch only with language.tuning=frozen, "
-                "language.frames=features and language.text_weight=0: set these, or keeps_states=false"
+                "language.sees=stored and language.text_weight=0: set these, or keeps_states=false"
             )
         if self.uses_advantage and not self.alternates:
             raise PsftrError(

@@ -72,7 +72,7 @@ def teach(
     _run(pupil, as_batch(pupil, lessons), steps=steps, tell=tell)
     held_out = as_batch(pupil, _draw(space, count=min(casts, HELD_OUT_CASTS), seed=_HELD_OUT))
     own = as_batch(pupil, _draw(space, count=min(casts, HELD_OUT_CASTS), seed=_HELD_OUT, own=True))
-    pupil.save(folder, tokenizer)
+    pupil.save(folder)
     return Taught(other_lessons=pupil.score(held_out), own_twins=pupil.score(own))
 
 
@@ -131,15 +131,18 @@ class Pupil(nn.Module):
             tie_word_embeddings=True,
             bos_token_id=tokenizer.eos_token_id,
             eos_token_id=tokenizer.eos_token_id,
-            attn_implementation="eager",  # it says where it looks
         )
-        self.model = Qwen2ForCausalLM(config)
+        self.model: Any = Qwen2ForCausalLM(config)
+        self.model.set_attn_implementation("eager")  # it says where it looks
         self.project = nn.Linear(dim, WIDTH)
         self.tokens = nn.Parameter((0.3 * torch.randn(1, WIDTH)).repeat(TOKENS, 1))
-        self.encode = lambda text: tokenizer.encode(text, add_special_tokens=False)
+        self.tokenizer = tokenizer
         self.motion_ids = self._ids(*MOTIONS)
         self.part_ids = self._ids("starts", "ends")
         self.answer_ids = self._ids(NOTHING, *map(str, range(1, NUM_CLASSES + 1)))
+
+    def encode(self, text: str) -> list[int]:
+        return list(self.tokenizer.encode(text, add_special_tokens=False))
 
     def _ids(self, *words: str) -> Tensor:
         return torch.tensor([self.encode(word)[0] for word in words])
@@ -153,7 +156,7 @@ class Pupil(nn.Module):
         """
         dim = space.dim
         rotation = torch.linalg.qr(torch.randn(max(dim, WIDTH), max(dim, WIDTH)))[0][:dim, :WIDTH]
-        words = self.model.get_input_embeddings().weight
+        words: Tensor = self.model.get_input_embeddings().weight
         words.copy_(F.normalize(torch.randn_like(words), dim=-1))
         for role, names in (("motion", MOTIONS), ("object", OBJECTS), ("scene", SCENES)):
             for name in names:
@@ -274,9 +277,9 @@ class Pupil(nn.Module):
             total += int((answers > 0).sum())
         return right / max(total, 1)
 
-    def save(self, folder: str | Path, tokenizer: Any) -> None:
+    def save(self, folder: str | Path) -> None:
         self.model.save_pretrained(folder)
-        tokenizer.save_pretrained(folder)
+        self.tokenizer.save_pretrained(folder)
         parts = (part.detach() for part in (self.project.weight, self.project.bias, self.tokens))
         Alignment(**dict(zip(("weight", "bias", "tokens"), parts)), where=str(folder)).write(folder)
 

@@ -16,7 +16,7 @@ from psftr.methods.actionvlm.build import NetworkFacts, build_network
 from psftr.methods.actionvlm.language_model import LanguageModel
 from psftr.methods.actionvlm.settings import LanguageSettings, MismatchSettings
 
-TAUGHT = {"tuning": "frozen", "frames": "features", "saves_memory": False, "text_weight": 0.0}
+TAUGHT = {"tuning": "frozen", "sees": "stored", "saves_memory": False, "text_weight": 0.0}
 
 
 def network(folder, *, feature_dim=4, seed=0, **changes):
@@ -54,9 +54,9 @@ def test_frozen_leaves_the_alignment_as_it_is(taught, tuning, is_trained):
 
 def test_frames_are_read_as_they_are_stored(taught):
     """The detector's embedding changes F_vis, and with it what is read of embedded frames only."""
-    for frames, changes in (("features", False), ("embedded", True)):
-        folder = taught if frames == "features" else save_qwen(taught.parent / "plain")
-        model, given = network(folder, frames=frames).eval(), batch()
+    for sees, changes in (("stored", False), ("embedded", True)):
+        folder = taught if sees == "stored" else save_qwen(taught.parent / "plain")
+        model, given = network(folder, sees=sees).eval(), batch()
         visual = model.detector.embed(given.features, given.is_padding)
         own = model.language(model.sight(given.features, visual), given.is_padding).for_classes
         other = model.language(model.sight(given.features, visual + 1), given.is_padding).for_classes
@@ -83,8 +83,8 @@ def test_kept_states_are_what_would_be_read_again(taught, monkeypatch):
 def test_bad_alignments_are_told_in_one_line(taught, tmp_path):
     with pytest.raises(PsftrError, match=r"is for features of width 4 .*here are features of width 6"):
         network(taught, feature_dim=6)
-    with pytest.raises(PsftrError, match=r"was taught on stored features: set language.frames=features"):
-        network(taught, frames="embedded")
+    with pytest.raises(PsftrError, match=r"was taught on stored features: set language.sees=stored"):
+        network(taught, sees="embedded")
     assert read_alignment(None) is None
     assert read_alignment(str(tmp_path)) is None
     (tmp_path / ALIGNMENT).write_bytes(b"nonsense")
@@ -95,4 +95,4 @@ def test_bad_alignments_are_told_in_one_line(taught, tmp_path):
 def test_states_are_kept_only_where_nothing_that_makes_them_is_trained():
     with pytest.raises(PsftrError, match="set these, or keeps_states=false"):
         LanguageSettings(model="x", keeps_states=True)
-    LanguageSettings(model="x", keeps_states=True, tuning="frozen", frames="features", text_weight=0.0)
+    LanguageSettings(model="x", keeps_states=True, tuning="frozen", sees="stored", text_weight=0.0)

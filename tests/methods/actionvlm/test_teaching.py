@@ -88,7 +88,7 @@ def test_what_was_taught_is_read_by_the_method_as_it_was_by_the_pupil(tmp_path):
         class_names=tuple(c.name for c in classes),
         detector=DetectorSettings(dim=8, attention_heads=2, attention_span=3, pyramid_levels=1),
         language=LanguageSettings(
-            model=str(tmp_path / "taught"), tuning="frozen", frames="features", saves_memory=False, text_weight=0.0
+            model=str(tmp_path / "taught"), tuning="frozen", sees="stored", saves_memory=False, text_weight=0.0
         ),
         position="before",
         descriptions=order_descriptions(classes),
