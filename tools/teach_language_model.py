@@ -3,14 +3,15 @@
 python tools/teach_language_model.py WORLD FOLDER [--steps 1500]
 
 WORLD is a folder that `psftr prepare synthetic --twins` made; only its seed and width are read. The model learns to say
-which description fits the frames it reads (psftr/methods/actionvlm/teaching.py), on classes that are drawn at random and
-never those of the world of twins. A step takes about 0.15 s of one core. Needs psftr[vlm].
+which description fits the frames it reads (psftr/methods/actionvlm/teaching.py), on classes that are drawn at random
+and never those of the world of twins. A step takes about 0.15 s of one core. Needs psftr[vlm].
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
+from pathlib import Path
 
 import torch
 
@@ -25,7 +26,7 @@ def main() -> int:
     parser.add_argument("--steps", type=int, default=1500)
     parser.add_argument("--casts", type=int, default=1500, help="how many sets of classes to draw lessons of")
     args = parser.parse_args()
-    record = read_record(args.world)
+    record = read_record(Path(args.world))
     if record is None or record["dataset"] != "synthetic":
         print(f"{args.world} holds no synthetic world: make one with `psftr prepare synthetic`", file=sys.stderr)
         return 2
