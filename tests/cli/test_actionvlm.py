@@ -157,6 +157,25 @@ def test_qwen_from_a_folder_with_lora_saves_the_adapter_and_resumes(workplace, t
     assert "has other weights than the one of the training: restore it" in refused.stderr
 
 
+def test_a_folder_with_an_alignment_is_read_frozen_and_each_window_once(workplace, tmp_path):
+    from psftr.methods.actionvlm.alignment import Alignment
+
+    qwen = save_qwen(tmp_path / "taught")
+    weight, bias, tokens = torch.randn(16, 64), torch.zeros(16), torch.randn(3, 16)
+    Alignment(weight=weight, bias=bias, tokens=tokens, where="").write(qwen)
+    frozen = (f"language.model={qwen}", "language.tuning=frozen", "language.sees=stored", "language.text_weight=0",
+              "language.first_advantage=1", "language.advantage_unit=mean", "trainer.max_epochs=2")  # fmt: skip
+    train(workplace, "kept", *frozen, "language.keeps_states=true")
+    train(workplace, "again", *frozen, "language.keeps_states=false")
+    kept, again = (load_file(workplace / name / "model.safetensors") for name in ("kept", "again"))
+    assert torch.equal(kept["language.project.weight"], weight)
+    assert torch.equal(kept["language.tokens"], tokens)
+    assert not [name for name in kept if name.startswith("language.language_model")]
+    for name, value in kept.items():
+        torch.testing.assert_close(value, again[name], atol=1e-4, rtol=1e-3)
+    psftr("evaluate", "run=kept", "figures=false", cwd=workplace)
+
+
 REFUSED = {
     "a class without description": (
         ["descriptions.file=few.yaml"],
