@@ -32,7 +32,7 @@ from psftr.data.descriptions import write_descriptions
 from psftr.data.record import NAME, read_record, write_record
 from psftr.data.splits import ClassSplit, write_published_splits
 from psftr.data.synthetic_distractors import Repertoire, distractors_in_gaps
-from psftr.data.synthetic_order import noise_descriptions, order_descriptions, twin_classes
+from psftr.data.synthetic_order import ORDER_VERSION, noise_descriptions, order_descriptions, twin_classes
 from psftr.data.synthetic_space import (
     Composition,
     Event,
@@ -163,7 +163,7 @@ class World:
     def generator(self) -> dict[str, Any]:
         # what is off is left out: worlds from before there was a choice stay as they are
         own = {name: value for name, value in asdict(self).items() if value or name not in ("twins", "noise")}
-        return {**generator_facts(), **own}
+        return {**generator_facts(), **own, **({"order_version": ORDER_VERSION} if self.twins else {})}
 
     @property
     def repertoire(self) -> Repertoire:

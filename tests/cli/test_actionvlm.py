@@ -85,7 +85,7 @@ def test_a_run_is_evaluated_with_its_own_descriptions_and_with_those_of_others(w
 def test_predict_finds_its_own_classes_and_refuses_others(run, workplace):
     folder, _ = run
     common = ("predict", "--features", "data/synthetic/features.h5", "--checkpoint", str(folder), "--no-pictures")
-    name = "throwing then kicking a ball on grass"
+    name = "activity 1"
     psftr(*common, "--out", "found", "--videos", "synthetic_test_0000", "--labels", name, cwd=workplace)
     found = read_predictions(workplace / "found" / "predictions.json").detections["synthetic_test_0000"]
     assert {d.label for d in found} <= {name}
@@ -157,10 +157,29 @@ def test_qwen_from_a_folder_with_lora_saves_the_adapter_and_resumes(workplace, t
     assert "has other weights than the one of the training: restore it" in refused.stderr
 
 
+def test_a_folder_with_an_alignment_is_read_frozen_and_each_window_once(workplace, tmp_path):
+    from psftr.methods.actionvlm.alignment import Alignment
+
+    qwen = save_qwen(tmp_path / "taught")
+    weight, bias, tokens = torch.randn(16, 64), torch.zeros(16), torch.randn(3, 16)
+    Alignment(weight=weight, bias=bias, tokens=tokens, where="").write(qwen)
+    frozen = (f"language.model={qwen}", "language.tuning=frozen", "language.sees=stored", "language.text_weight=0",
+              "language.first_advantage=1", "language.advantage_unit=mean", "trainer.max_epochs=2")  # fmt: skip
+    train(workplace, "kept", *frozen, "language.keeps_states=true")
+    train(workplace, "again", *frozen, "language.keeps_states=false")
+    kept, again = (load_file(workplace / name / "model.safetensors") for name in ("kept", "again"))
+    assert torch.equal(kept["language.project.weight"], weight)
+    assert torch.equal(kept["language.tokens"], tokens)
+    assert not [name for name in kept if name.startswith("language.language_model")]
+    for name, value in kept.items():
+        torch.testing.assert_close(value, again[name], atol=1e-4, rtol=1e-3)
+    psftr("evaluate", "run=kept", "figures=false", cwd=workplace)
+
+
 REFUSED = {
     "a class without description": (
         ["descriptions.file=few.yaml"],
-        "has no description of 'kicking then throwing a ball on grass'",
+        "has no description of 'activity 2'",
     ),
     "a language model without tokenizer": (["language.model=mute", "language.tuning=lora"], "mute has no tokenizer"),
     "no such language model": (["language.model=./absent", "language.tuning=lora"], "no model at ./absent"),
@@ -173,7 +192,7 @@ REFUSED = {
 @pytest.mark.parametrize(("arguments", "told"), REFUSED.values(), ids=REFUSED)
 def test_bad_input_is_one_line(workplace, arguments, told):
     texts = json.loads((workplace / "data" / "synthetic" / "descriptions.json").read_text())
-    del texts["kicking then throwing a ball on grass"]
+    del texts["activity 2"]
     (workplace / "few.yaml").write_text(yaml.safe_dump(texts))
     if not (workplace / "mute").exists():
         save_qwen(workplace / "mute", with_tokenizer=False)

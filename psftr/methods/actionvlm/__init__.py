@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from psftr.detection.localizer import DetectionLocalizer
+    from psftr.methods.actionvlm.advantage import LanguageAdvantage
     from psftr.methods.actionvlm.network import ActionVlm
 
 
@@ -19,7 +20,6 @@ def _training(setup: TrainingSetup) -> Training:
     from psftr.detection.decode import Decoder
     from psftr.detection.module import DetectionModule
     from psftr.detection.training import closed_data
-    from psftr.methods.actionvlm.advantage import LanguageAdvantage
     from psftr.methods.actionvlm.build import NetworkFacts, build_network, language_weights, read_class_descriptions
     from psftr.methods.actionvlm.objective import ActionVlmObjective
 
@@ -41,7 +41,7 @@ def _training(setup: TrainingSetup) -> Training:
     network = build_network(facts, own.mismatch)
     objective = ActionVlmObjective(
         criterion=build_criterion(own.detector, network.detector.levels),
-        advantage=LanguageAdvantage(num_classes=len(names)) if own.language.uses_advantage else None,
+        advantage=_advantage(own, len(names)),
         advantage_weight=own.language.advantage_weight,
         text_weight=own.language.text_weight,
         alternates=own.language.alternates and network.language is not None,
@@ -66,6 +66,14 @@ def _training(setup: TrainingSetup) -> Training:
         network_facts=facts.to_dict(),
         lines=(_in_words(network, own),),
     )
+
+
+def _advantage(own: ActionVlmSettings, num_classes: int) -> LanguageAdvantage | None:
+    from psftr.methods.actionvlm.advantage import LanguageAdvantage
+
+    if not own.language.uses_advantage:
+        return None
+    return LanguageAdvantage(num_classes=num_classes, in_means=own.language.advantage_unit == "mean")
 
 
 def _groups(network: ActionVlm, own: ActionVlmSettings) -> list[dict[str, Any]]:

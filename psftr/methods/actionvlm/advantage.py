@@ -15,6 +15,8 @@ class LanguageAdvantage(nn.Module):
 
     Algorithm 1 indexes the mean by phi_loc in line 14; it must be phi_cls. Background is a class of its own. The sums
     under way are buffers, so a training that is resumed in the middle of an epoch goes on with them.
+
+    in_means: A is told in mean losses of a row (of all rows, background too) instead of in losses.
     """
 
     means: Tensor  # [C+1]
@@ -22,8 +24,9 @@ class LanguageAdvantage(nn.Module):
     counts: Tensor
     epoch: Tensor
 
-    def __init__(self, *, num_classes: int) -> None:
+    def __init__(self, *, num_classes: int, in_means: bool) -> None:
         super().__init__()
+        self.in_means = in_means
         for name in ("means", "totals", "counts"):
             self.register_buffer(name, torch.zeros(num_classes + 1))
         self.register_buffer("epoch", torch.tensor(-1))  # that the sums belong to
@@ -45,7 +48,7 @@ class LanguageAdvantage(nn.Module):
     @torch.no_grad()
     def end(self) -> None:
         """The means of the epoch. A class without a row takes the mean over all rows of the other classes."""
-        totals, counts = self.totals.clone(), self.counts.clone()
+        totals, counts = self.totals, self.counts
         if dist.is_available() and dist.is_initialized():
             dist.all_reduce(totals)
             dist.all_reduce(counts)
@@ -55,7 +58,11 @@ class LanguageAdvantage(nn.Module):
     @torch.no_grad()
     def target(self, losses: Tensor, classes: Tensor) -> Tensor:
         """A [B,T] of equation 1; losses [B,T] with language. Nothing flows back through it."""
-        return self.means[classes] - losses.detach()
+        advantage = self.means[classes] - losses.detach()
+        if self.in_means:
+            # sums of the last epoch of vision only: they stay until the next one begins
+            advantage = advantage * self.counts.sum() / self.totals.sum().clamp(min=1e-12)
+        return advantage
 
 
 def advantage_loss(predicted: Tensor, target: Tensor, counts: Tensor) -> Tensor:

@@ -13,8 +13,9 @@ from psftr.data.descriptions import describe_classes, mismatched
 from psftr.detection.network import build_detector
 from psftr.detection.settings import DetectorSettings
 from psftr.errors import PsftrError
+from psftr.methods.actionvlm.alignment import read_alignment
 from psftr.methods.actionvlm.language_model import find_language_model, identity, load_language_model
-from psftr.methods.actionvlm.network import ActionVlm, FixedWeight, PredictedWeight, alone, residual
+from psftr.methods.actionvlm.network import ActionVlm, FixedWeight, PredictedWeight, alone, embedded, residual, stored
 from psftr.methods.actionvlm.prompt import INSTRUCTION, candidates_text
 from psftr.methods.actionvlm.settings import DescriptionSettings, LanguageSettings, MismatchSettings
 from psftr.methods.actionvlm.stream import LanguageStream
@@ -78,7 +79,7 @@ def build_network(facts: NetworkFacts, mismatch: MismatchSettings) -> ActionVlm:
     """
     detector = build_detector(facts.detector, feature_dim=facts.feature_dim, num_classes=len(facts.class_names))
     if not facts.language.is_read:
-        return ActionVlm(detector=detector, language=None, weighting=None, join=residual)
+        return ActionVlm(detector=detector, language=None, weighting=None, join=residual, sight=embedded)
     folder = find_language_model(facts.language.model)
     if facts.weights is not None and identity(folder) != facts.weights:
         raise PsftrError(
@@ -90,19 +91,30 @@ def build_network(facts: NetworkFacts, mismatch: MismatchSettings) -> ActionVlm:
             raise PsftrError("mismatch.descriptions=true, but this network was told no descriptions")
         descriptions = mismatched(descriptions, seed=mismatch.circle)
     told = candidates_text(facts.class_names, descriptions)
+    reads_stored = facts.language.sees == "stored"
     is_before = facts.position == "before"
     stream = LanguageStream(
         language_model=load_language_model(facts.language, folder),
+        frame_dim=facts.feature_dim if reads_stored else facts.detector.dim,
         dim=facts.detector.dim,
+        keeps_states=facts.language.keeps_states,
         before=f"{INSTRUCTION} {told}" if is_before else INSTRUCTION,
         after="" if is_before else told,
         special=SPECIAL[facts.language.tokens],
     )
-    weighting: nn.Module = PredictedWeight(dim=facts.detector.dim)
+    alignment = read_alignment(folder)
+    if alignment is not None:
+        if not reads_stored:
+            raise PsftrError(
+                f"the language model {facts.language.model} was taught on stored features: set language.sees=stored"
+            )
+        alignment.fill(stream, frozen=facts.language.tuning == "frozen")
+    weighting: nn.Module = PredictedWeight(dim=facts.detector.dim, first=facts.language.first_advantage)
     if facts.language.weighting == "fixed" or facts.language.joins == "alone":
         weighting = FixedWeight(weight=facts.language.fixed_weight)
     join = {"residual": residual, "alone": alone}[facts.language.joins]
-    return ActionVlm(detector=detector, language=stream, weighting=weighting, join=join)
+    sight = stored if reads_stored else embedded
+    return ActionVlm(detector=detector, language=stream, weighting=weighting, join=join, sight=sight)
 
 
 def language_weights(settings: LanguageSettings) -> str | None:

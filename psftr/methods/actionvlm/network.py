@@ -26,12 +26,27 @@ def alone(visual: Tensor, weight: Tensor, language: Tensor) -> Tensor:
     return language
 
 
-class PredictedWeight(nn.Module):
-    """Equations 2 and 4: A_hat = FC(F_adv), lambda = 2 sigmoid(ReLU(A_hat)) - 1."""
+Sight = Callable[[Tensor, Tensor], Tensor]
+"""(features [B,T,feature_dim], F_vis [B,T,D]) -> what the tokens of the frames are made of."""
 
-    def __init__(self, *, dim: int) -> None:
+
+def embedded(features: Tensor, visual: Tensor) -> Tensor:
+    """F_vis: what the detector makes of the features."""
+    return visual
+
+
+def stored(features: Tensor, visual: Tensor) -> Tensor:
+    """The features as they are: what a language model that was taught on them knows."""
+    return features
+
+
+class PredictedWeight(nn.Module):
+    """Equations 2 and 4: A_hat = FC(F_adv), lambda = 2 sigmoid(ReLU(A_hat)) - 1. first: about A_hat before training."""
+
+    def __init__(self, *, dim: int, first: float) -> None:
         super().__init__()
         self.predict = nn.Linear(dim, 1)
+        nn.init.constant_(self.predict.bias, first)
 
     def forward(self, for_advantage: Tensor) -> tuple[Tensor, Tensor]:
         """F_adv [B,T,D] -> (A_hat, lambda), each [B,T]."""
@@ -67,10 +82,17 @@ class ActionVlm(nn.Module):
     """The detector, and a language stream that is added to what it reads. language None: vision only."""
 
     def __init__(
-        self, *, detector: Detector, language: LanguageStream | None, weighting: nn.Module | None, join: Join
+        self,
+        *,
+        detector: Detector,
+        language: LanguageStream | None,
+        weighting: nn.Module | None,
+        join: Join,
+        sight: Sight,
     ) -> None:
         super().__init__()
-        self.detector, self.language, self.weighting, self.join = detector, language, weighting, join
+        self.detector, self.language, self.weighting = detector, language, weighting
+        self.join, self.sight = join, sight
 
     def forward(self, features: Tensor, is_padding: Tensor) -> PointOutputs:
         """Inference: one pass of the language model, and no text."""
@@ -88,7 +110,7 @@ class ActionVlm(nn.Module):
         assert self.language is not None
         assert self.weighting is not None
         visual = self.detector.embed(features, is_padding)
-        language: LanguageFeatures = self.language(visual, is_padding, sentences)
+        language: LanguageFeatures = self.language(self.sight(features, visual), is_padding, sentences)
         advantage, weight = self.weighting(language.for_advantage)  # eq. 2 and 4
         for_classes = self.join(visual, weight, language.for_classes)  # eq. 5
         for_locations = for_classes

@@ -37,6 +37,11 @@ def candidates_text(class_names: Sequence[str], descriptions: Mapping[str, str] 
     return " ".join([CANDIDATES, *(f"{spell_out(name)}: {descriptions[name]}" for name in class_names)])
 
 
+def prompt_text(class_names: Sequence[str], descriptions: Mapping[str, str] | None) -> str:
+    """T_ins and T_desc: what is read before the frames."""
+    return f"{INSTRUCTION} {candidates_text(class_names, descriptions)}"
+
+
 def segments_text(target: Target, class_names: Sequence[str], *, size: int) -> str:
     """Equation 8's template: `high jump from 12 to 40; …` in rows of the window, in order of time; or `none`."""
     rows = (centre_width_to_start_end(target.segments_cw) * size).round().int().tolist()

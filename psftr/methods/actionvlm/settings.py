@@ -24,6 +24,14 @@ class LanguageSettings(Checked):
     weights: str = setting("auto", "number format of frozen weights", choices=("auto", "float32", "bfloat16"))
     saves_memory: bool = setting(True, "gradient checkpointing: activations are computed twice, and not kept")
     rate: float = setting(5e-6, "learning rate of the language model", above=0)
+    sees: str = setting(
+        "embedded",
+        "what the token of a frame is made of: the detector's F_vis (embedded), or the features as stored",
+        choices=("embedded", "stored"),
+    )
+    keeps_states: bool = setting(
+        False, "of tuning=frozen: what is read of a training window is kept in memory, and the next epochs take it"
+    )
     joins: str = setting(
         "residual",
         "residual: added to the visual features (equation 5); alone: in their place; never: vision only",
@@ -39,6 +47,12 @@ class LanguageSettings(Checked):
         choices=("separate", "shared", "frames"),
     )
     alternates: bool = setting(True, "every other epoch, from the first on, is of vision only (algorithm 1)")
+    first_advantage: float = setting(0.0, "A_hat of every frame before training: above 0 the gate starts open")
+    advantage_unit: str = setting(
+        "loss",
+        "unit of the advantage: the loss itself, or its mean over the rows of the last epoch of vision only (mean)",
+        choices=("loss", "mean"),
+    )
     advantage_weight: float = setting(0.1, "of L_adv in equation 9; 0: no advantage is estimated", least=0)
     text_weight: float = setting(0.1, "of L_tg in equation 9; 0: no text is generated", least=0)
 
@@ -46,6 +60,11 @@ class LanguageSettings(Checked):
         super().__post_init__()
         if self.model == TINY and self.tuning != "full":
             raise PsftrError(f"the weights of model=tiny are random, tuning={self.tuning} would keep them: tuning=full")
+        if self.keeps_states and (self.tuning != "frozen" or self.sees != "stored" or self.text_weight):
+            raise PsftrError(
+                "what the language model says is the same in every epoch only with language.tuning=frozen, "
+                "language.sees=stored and language.text_weight=0: set these, or keeps_states=false"
+            )
         if self.uses_advantage and not self.alternates:
             raise PsftrError(
                 "the advantage is measured against epochs of vision only: set alternates=true, or advantage_weight=0"

@@ -5,6 +5,7 @@ Legend: B windows, T rows, D width of the detector, H width of the language mode
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -31,16 +32,26 @@ class LanguageStream(nn.Module):
     """Each frame is its projected feature and the tokens [cls], [loc], [adv], between words that all windows share.
 
     before, after: what is read before and after the frames. special: which token each feature is read from, as places
-    behind the frame's own (0: the frame itself); (1, 2, 3) is the paper's.
+    behind the frame's own (0: the frame itself); (1, 2, 3) is the paper's. frame_dim: width of the given frames.
+    keeps_states: hidden states of training windows are kept, as nothing that makes them is trained.
     """
 
     def __init__(
-        self, *, language_model: LanguageModel, dim: int, before: str, after: str, special: tuple[int, int, int]
+        self,
+        *,
+        language_model: LanguageModel,
+        frame_dim: int,
+        dim: int,
+        before: str,
+        after: str,
+        special: tuple[int, int, int],
+        keeps_states: bool,
     ) -> None:
         super().__init__()
-        self.language_model, self.special = language_model, special
+        self.language_model, self.special, self.keeps_states = language_model, special, keeps_states
+        self._kept: dict[bytes, Tensor] = {}
         width = language_model.width
-        self.project = nn.Linear(dim, width)
+        self.project = nn.Linear(frame_dim, width)
         self.tokens = nn.Parameter(0.02 * torch.randn(max(special), width))
         self.out = nn.Linear(width, dim)
         self.register_buffer("before", self._ids(before), persistent=False)
@@ -48,10 +59,32 @@ class LanguageStream(nn.Module):
         self.before: Tensor
         self.after: Tensor
 
-    def forward(self, visual: Tensor, is_padding: Tensor, sentences: Sequence[str] | None = None) -> LanguageFeatures:
-        """visual F_vis [B,T,D], is_padding [B,T]; sentences: the text to generate (equation 7), teacher forced."""
-        batch, size, _ = visual.shape
-        frames = self._frames(visual)  # [B, T*S, H]
+    def forward(self, given: Tensor, is_padding: Tensor, sentences: Sequence[str] | None = None) -> LanguageFeatures:
+        """given [B,T,frame_dim], is_padding [B,T]; sentences: the text to generate (equation 7), teacher forced."""
+        if self.keeps_states and self.training:
+            read, text_loss = self._read_once(given, is_padding), None
+        else:
+            read, text_loss = self.read(given, is_padding, sentences)
+        of_token = {place: self.out(read[:, :, place]) for place in dict.fromkeys(self.special)}
+        for_classes, for_locations, for_advantage = (of_token[place] for place in self.special)
+        return LanguageFeatures(for_classes, for_locations, for_advantage, text_loss)
+
+    def _read_once(self, given: Tensor, is_padding: Tensor) -> Tensor:
+        """As read without sentences; a window that was read before, told by its numbers, is not read again."""
+        keys = [
+            hashlib.sha256(rows.numpy().tobytes() + padding.numpy().tobytes()).digest()
+            for rows, padding in zip(given.cpu(), is_padding.cpu())
+        ]
+        if new := [number for number, key in enumerate(keys) if key not in self._kept]:
+            with torch.no_grad():
+                read, _ = self.read(given[new], is_padding[new], None)
+            self._kept.update((keys[number], one.cpu()) for number, one in zip(new, read))
+        return torch.stack([self._kept[key] for key in keys]).to(given.device)
+
+    def read(self, given: Tensor, is_padding: Tensor, sentences: Sequence[str] | None) -> tuple[Tensor, Tensor | None]:
+        """Last hidden states of the tokens of every frame [B,T,S,H], and L_tg."""
+        batch, size, _ = given.shape
+        frames = self._frames(given)  # [B, T*S, H]
         answer, scored = self._answer(sentences, batch)  # [B,A] ids and whether they count
         self._check_length(len(self.before) + frames.shape[1] + len(self.after) + answer.shape[1], size)
         embed = self.language_model.embed
@@ -63,23 +96,21 @@ class LanguageStream(nn.Module):
             torch.cat([frame_padding, is_padding.new_zeros(batch, after.shape[1]), ~scored], dim=1),
         )
         read = hidden[:, : frames.shape[1]].view(batch, size, self.per_frame, -1)
-        of_token = {place: self.out(read[:, :, place]) for place in dict.fromkeys(self.special)}
-        for_classes, for_locations, for_advantage = (of_token[place] for place in self.special)
         text_loss = None
         if sentences is not None:
             # the state before a token says what the token is
             says = hidden[:, -answer.shape[1] - 1 : -1][scored]
             text_loss = F.cross_entropy(self.language_model.logits(says), answer[scored])
-        return LanguageFeatures(for_classes, for_locations, for_advantage, text_loss)
+        return read, text_loss
 
     @property
     def per_frame(self) -> int:
         """Tokens of a frame: itself and the special ones."""
         return 1 + len(self.tokens)
 
-    def _frames(self, visual: Tensor) -> Tensor:
-        batch, size, _ = visual.shape
-        own = self.project(visual)[:, :, None]
+    def _frames(self, given: Tensor) -> Tensor:
+        batch, size, _ = given.shape
+        own = self.project(given)[:, :, None]
         special = self.tokens.expand(batch, size, -1, -1)
         return torch.cat([own, special.to(own.dtype)], dim=2).flatten(1, 2)
 

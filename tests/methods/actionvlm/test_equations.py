@@ -50,7 +50,7 @@ def batch(size=8, num_valid=8):
 
 def test_equation_1_on_three_rows():
     """Mean loss of vision: class 0 (1 + 3) / 2 = 2, background 0.5. With language 1.5, 2.5 and 0.25."""
-    advantage = LanguageAdvantage(num_classes=1)
+    advantage = LanguageAdvantage(num_classes=1, in_means=False)
     advantage.begin(0)
     everything = torch.ones(1, 3, dtype=torch.bool)
     advantage.add(torch.tensor([[1.0, 3.0, 0.5]]), torch.tensor([[0, 0, 1]]), everything)
@@ -61,8 +61,22 @@ def test_equation_1_on_three_rows():
     assert not target.requires_grad
 
 
+def test_equation_1_in_mean_losses():
+    """The rows of vision lose 1, 3 and 0.5, 1.5 in the mean: an advantage of 0.5 is a third of that."""
+    advantage = LanguageAdvantage(num_classes=1, in_means=True)
+    advantage.begin(0)
+    advantage.add(torch.tensor([[1.0, 3.0, 0.5]]), torch.tensor([[0, 0, 1]]), torch.ones(1, 3, dtype=torch.bool))
+    advantage.end()
+    target = advantage.target(torch.tensor([[1.5, 2.5, 0.25]]), torch.tensor([[0, 0, 1]]))
+    assert target[0].tolist() == pytest.approx([0.5 / 1.5, -0.5 / 1.5, 0.25 / 1.5])
+    resumed = LanguageAdvantage(num_classes=1, in_means=True)
+    resumed.load_state_dict(advantage.state_dict())
+    assert torch.equal(resumed.target(torch.ones(1, 1), torch.zeros(1, 1, dtype=torch.long)),
+                       advantage.target(torch.ones(1, 1), torch.zeros(1, 1, dtype=torch.long)))  # fmt: skip
+
+
 def test_means_are_per_row_and_a_class_without_rows_takes_the_mean_of_the_others():
-    advantage = LanguageAdvantage(num_classes=3)
+    advantage = LanguageAdvantage(num_classes=3, in_means=False)
     advantage.begin(0)
     counts = torch.tensor([[True, True, True, False]])
     advantage.add(torch.tensor([[1.0, 2.0, 6.0, 99.0]]), torch.tensor([[0, 0, 1, 2]]), counts)
@@ -72,10 +86,10 @@ def test_means_are_per_row_and_a_class_without_rows_takes_the_mean_of_the_others
 
 def test_a_resume_in_the_middle_of_an_epoch_of_vision_keeps_the_sums():
     rows = torch.ones(1, 1, dtype=torch.bool)
-    first = LanguageAdvantage(num_classes=1)
+    first = LanguageAdvantage(num_classes=1, in_means=False)
     first.begin(4)
     first.add(torch.tensor([[1.0]]), torch.tensor([[0]]), rows)
-    resumed = LanguageAdvantage(num_classes=1)
+    resumed = LanguageAdvantage(num_classes=1, in_means=False)
     resumed.load_state_dict(first.state_dict())
     resumed.begin(4)
     resumed.add(torch.tensor([[3.0]]), torch.tensor([[0]]), rows)
@@ -86,12 +100,19 @@ def test_a_resume_in_the_middle_of_an_epoch_of_vision_keeps_the_sums():
 
 
 def test_equation_2_is_a_linear_layer():
-    weighting = PredictedWeight(dim=2)
+    weighting = PredictedWeight(dim=2, first=0.0)
     nn.init.constant_(weighting.predict.weight, 0.5)
     nn.init.constant_(weighting.predict.bias, -1.0)
     advantage, weight = weighting(torch.tensor([[[1.0, 5.0], [1.0, 1.0]]]))
     assert advantage.tolist() == [[2.0, 0.0]]
     assert weight[0].tolist() == pytest.approx([2 / (1 + math.exp(-2)) - 1, 0.0])
+
+
+def test_the_gate_starts_where_the_settings_say():
+    model, given = network(first_advantage=20.0), batch()
+    assert (model.read(given.features, given.is_padding).weight > 0.99).all()
+    shut = network(first_advantage=-20.0)
+    assert (shut.read(given.features, given.is_padding).weight == 0).all()
 
 
 def test_equation_3_is_a_mean_square_over_the_rows_that_count():
@@ -143,7 +164,7 @@ def test_equation_9_adds_the_losses_with_their_weights():
     model, given = network(), batch()
     objective = ActionVlmObjective(
         criterion=build_criterion(DETECTOR, make_levels(2, finest_range=4.0)),
-        advantage=LanguageAdvantage(num_classes=2),
+        advantage=LanguageAdvantage(num_classes=2, in_means=False),
         advantage_weight=0.1,
         text_weight=0.2,
         alternates=True,
