@@ -11,12 +11,13 @@ from psftr.engine.localize import build_localizer, localize
 from psftr.features.store import FeatureStore
 from psftr.features.text import check_compatible, load_text
 from psftr.predictions import Predictions, Provenance, write_predictions
+from psftr.settings import EvaluateSettings
 
 
 def main(model: str, features: str, text_file: str, out: str, *labels: str) -> None:
     saved, store, text = load_saved(model), FeatureStore(features), load_text(text_file)
     check_compatible(text, store.encoder, store.dim)
-    localizer = build_localizer(saved, text, device="auto")
+    localizer = build_localizer(saved, text, device="auto", precision=EvaluateSettings.precision)
     detections = dict(localize(localizer, store, store.video_ids, labels))
     provenance = Provenance(
         method=saved.facts["method"],
