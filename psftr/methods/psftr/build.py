@@ -55,7 +55,6 @@ from psftr.methods.psftr.sgqg import (
     RefiningSGQG,
     SemanticPromptInfusion,
     SgqgLayer,
-    even_references,
 )
 from psftr.methods.psftr.similarity import (
     CentredSimilarity,
@@ -140,7 +139,6 @@ def build_network(config: NetworkConfig) -> PSFTR:
             segment_head=SegmentHead(dim=config.dim),
             queries=config.queries,
             dim=config.dim,
-            references_cw=even_references(config.queries) if config.references == "even" else None,
         ),
         spde=_spde(config),
         class_head=_class_head(config),

@@ -52,11 +52,6 @@ class ModelSettings(Checked):
     query_residual: str = setting(
         "attended", "residual of equation 3: Q_bar, or Q as printed", choices=("attended", "literal")
     )
-    references: str = setting(
-        "even",
-        "where queries start to look: spread evenly over centres and widths, or drawn by the seed",
-        choices=("even", "random"),
-    )
     refine: bool = setting(True, "each decoder layer starts from the segments of the one before")
     auxiliary: bool = setting(True, "losses on every decoder layer")
     class_head: str = setting(

@@ -19,7 +19,6 @@ __all__ = [
     "RefiningSGQG",
     "SemanticPromptInfusion",
     "SgqgLayer",
-    "even_references",
 ]
 
 
@@ -123,40 +122,22 @@ class SGQG(nn.Module):
 
     A query is a position half and a content half. Linear(position) is its reference (centre, width), around which the
     segment head (shared by the layers) corrects: centre = sigmoid(delta_c + logit(ref)), and likewise the width, whose
-    reference takes the part of a bias that may differ between queries. references_cw [Q,2] in (0,1): where they start;
-    None draws them.
+    reference takes the part of a bias that may differ between queries.
     """
 
-    def __init__(
-        self,
-        *,
-        layers: Sequence[SgqgLayer],
-        segment_head: nn.Module,
-        queries: int,
-        dim: int,
-        references_cw: Tensor | None,
-    ) -> None:
+    def __init__(self, *, layers: Sequence[SgqgLayer], segment_head: nn.Module, queries: int, dim: int) -> None:
         super().__init__()
         self.queries = nn.Parameter(torch.randn(queries, 2 * dim))
         self.reference = nn.Linear(dim, 2)
         self.layers = nn.ModuleList(layers)
         self.segment_head = segment_head
         self._start_spread(dim)
-        if references_cw is not None:
-            self._start_at(references_cw)
 
     def _start_spread(self, dim: int) -> None:
         """Centres start about uniform over the window; nine widths in ten between .03 and .41 of it."""
         with torch.no_grad():
             self.reference.weight.normal_().mul_(torch.tensor([[1.7], [1.0]]) / dim**0.5)
             self.reference.bias.copy_(torch.tensor([0.0, -2.0]))
-
-    @torch.no_grad()
-    def _start_at(self, references_cw: Tensor) -> None:
-        """Move the position halves by the least that puts every reference where it is given."""
-        position, _ = self.queries.chunk(2, dim=-1)
-        missing = references_cw.logit() - self.reference(position)
-        position += missing @ torch.linalg.pinv(self.reference.weight).T
 
     def forward(self, visual: Tensor, text: Tensor, is_padding: Tensor) -> tuple[Tensor, Tensor]:
         """visual F^ [B,T,d], text T^ [B|1,K,d], is_padding [B,T] -> of N layers: queries Q^ [N,B,Q,d], cw [N,B,Q,2]."""
@@ -182,14 +163,3 @@ class RefiningSGQG(SGQG):
     def next_references(self, references_cw: Tensor, segments_cw: Tensor) -> Tensor:
         """References [B,Q,2] of the next layer: this layer's segments."""
         return segments_cw.detach()
-
-
-def even_references(queries: int) -> Tensor:
-    """[Q,2] centres and widths in (0,1) that cover windows evenly, the same for every seed.
-
-    Centres at equal distances; logarithms of widths between .04 and .4 of the window in steps of the golden ratio,
-    which gives any few neighbours narrow and wide ones (a Fibonacci lattice). Drawn references leave gaps by chance.
-    """
-    number = torch.arange(queries, dtype=torch.float64)
-    widths = (number * (1 + 5**0.5) / 2) % 1
-    return torch.stack(((number + 0.5) / queries, 0.04 * 10**widths), dim=-1).float()

@@ -4,7 +4,6 @@ import torch
 from parts import network_config
 
 from psftr.methods.psftr.build import build_network
-from psftr.methods.psftr.sgqg import even_references
 
 SMALL = {"feature_dim": 8, "text_dim": 8, "dim": 8, "heads": 2, "points": 2, "encoder_layers": 1}
 
@@ -16,7 +15,7 @@ def _decoder(*, queries=5, decoder_layers=3, **variant):
 
 
 def test_references_start_spread_over_the_window():
-    decoder = _decoder(queries=400, references="random")
+    decoder = _decoder(queries=400)
     position, _ = decoder.queries.chunk(2, dim=-1)
     centre, width = decoder.reference(position).sigmoid().unbind(-1)
     counts = torch.histc(centre, bins=4, min=0, max=1)
@@ -90,28 +89,3 @@ def test_text_to_query_off_reads_no_text():
     queries, _ = decoder(visual, torch.randn(1, 4, 8), is_padding)
     other_queries, _ = decoder(visual, torch.randn(1, 9, 8), is_padding)
     torch.testing.assert_close(queries, other_queries, atol=0, rtol=0)
-
-
-def test_even_references_are_the_same_for_every_seed_and_leave_no_gap():
-    starts = []
-    for seed in (0, 1):
-        torch.manual_seed(seed)
-        decoder = build_network(network_config(**SMALL, queries=24, references="even")).decoder
-        position, _ = decoder.queries.chunk(2, dim=-1)
-        starts.append(decoder.reference(position).sigmoid())
-        torch.testing.assert_close(starts[-1], even_references(24), atol=1e-5, rtol=0)
-    torch.testing.assert_close(starts[0], starts[1], atol=1e-5, rtol=0)
-    centre, width = starts[0].unbind(-1)
-    torch.testing.assert_close(centre, (torch.arange(24) + 0.5) / 24, atol=1e-5, rtol=0)
-    for first in range(20):  # any five neighbours have narrow, medium and wide ones among them
-        near = width[first : first + 5].sort().values
-        assert near[0] < 0.08
-        assert near[-1] > 0.2
-
-
-def test_random_references_differ_between_seeds():
-    torch.manual_seed(0)
-    first = build_network(network_config(**SMALL, queries=24, references="random")).decoder
-    torch.manual_seed(1)
-    second = build_network(network_config(**SMALL, queries=24, references="random")).decoder
-    assert not torch.equal(first.reference(first.queries[:, :8]), second.reference(second.queries[:, :8]))
