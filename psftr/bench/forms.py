@@ -14,7 +14,6 @@ FORMS: Mapping[str, Mapping[str, Any]] = {
         "text_to_query": True,
         "spde": "mlp_residual",
         "class_head": "cosine",
-        "references": "random",
     },
 }
 """Name -> what differs from the defaults of ModelSettings."""
