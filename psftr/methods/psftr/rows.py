@@ -26,6 +26,8 @@ def convolve_rows(convolution: nn.Conv1d, rows: Tensor) -> Tensor:
     if rows.device.type != "cpu" or torch.compiler.is_compiling():
         return convolution(rows.transpose(1, 2)).transpose(1, 2)
     (size,), length = convolution.kernel_size, rows.shape[1]
+    if size == 1:  # its gradient in the memory layout of the weight, which several devices want
+        return F.linear(rows, convolution.weight.squeeze(-1), convolution.bias)
     padded = F.pad(rows, (0, 0, size // 2, size // 2))
     beside = torch.cat([padded[:, first : first + length] for first in range(size)], dim=-1)  # [B,T,size*C]
     return F.linear(beside, convolution.weight.transpose(1, 2).flatten(1), convolution.bias)
