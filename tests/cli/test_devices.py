@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 from front_door import TINY, program, psftr
+from running import children, facts, is_alive
 from safetensors.torch import load_file
 
 pytestmark = [
@@ -29,29 +30,6 @@ def ran(*arguments: str, cwd: Path) -> str:
     told = process.communicate(timeout=900)[0]
     assert process.returncode == 0, told
     return told
-
-
-def facts(run: Path) -> dict:
-    return json.loads((run / "run.json").read_text())
-
-
-def children(pid: int) -> list[int]:
-    found = []
-    for status in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            fields = status.read_text().rpartition(")")[2].split()
-        except OSError:
-            continue
-        if int(fields[1]) == pid and fields[0] != "Z":
-            found.append(int(status.parent.name))
-    return sorted(found)
-
-
-def is_alive(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except OSError:
-        return False
 
 
 def until(condition, process: subprocess.Popen, timeout_s: float = 900) -> None:

@@ -1,6 +1,5 @@
 """A sweep whose jobs run side by side: the same results, and nothing lost when it is killed."""
 
-import json
 import os
 import signal
 import subprocess
@@ -11,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from front_door import TINY, psftr
+from running import children, facts, is_alive
 from safetensors.torch import load_file
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks for processes in /proc")
@@ -46,10 +46,6 @@ def whole(workplace) -> tuple[Path, str, list[float]]:
     return workplace / "whole", done.stdout, [ret.return_value for ret in given]
 
 
-def facts(run: Path) -> dict:
-    return json.loads((run / "run.json").read_text())
-
-
 def started(*arguments: str, cwd: Path) -> subprocess.Popen:
     """`psftr …` as the leader of a process group."""
     return subprocess.Popen(
@@ -57,25 +53,6 @@ def started(*arguments: str, cwd: Path) -> subprocess.Popen:
         cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
     )  # fmt: skip
-
-
-def children(pid: int) -> list[int]:
-    found = []
-    for status in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            fields = status.read_text().rpartition(")")[2].split()
-        except OSError:
-            continue
-        if int(fields[1]) == pid and fields[0] != "Z":
-            found.append(int(status.parent.name))
-    return sorted(found)
-
-
-def is_alive(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except OSError:
-        return False
 
 
 def workers_on(run: Path, pid: int) -> list[int]:
