@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import ctypes
-import functools
 import os
 import platform
 import statistics
@@ -13,6 +10,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
+
+from psftr.engine.memory import keep_freed_memory
 
 
 @dataclass(frozen=True)
@@ -41,7 +40,7 @@ def take_turns(versions: Mapping[str, Callable[[], object]], *, rounds: int) -> 
     With one thread it is the CPU time of that thread, so other work on the machine does not count. With several threads
     it is wall-clock time, and the machine should be idle.
     """
-    _keep_freed_memory()
+    keep_freed_memory()
     clock = time.thread_time if torch.get_num_threads() == 1 else time.perf_counter
     seconds: dict[str, list[float]] = {name: [] for name in versions}
     for _ in range(rounds):
@@ -53,18 +52,6 @@ def take_turns(versions: Mapping[str, Callable[[], object]], *, rounds: int) -> 
                 calls += 1
             seconds[name].append((clock() - start) / calls)
     return {name: Times(tuple(values)) for name, values in seconds.items()}
-
-
-@functools.cache
-def _keep_freed_memory() -> None:
-    """Let the C library keep freed memory, for all versions alike, as it does in the middle of a training run. In a
-    short program it returns memory to the system and gets it back page by page whenever a tensor ends at the top of the
-    heap, which takes up to three times as long as a fast operation."""
-    trim_threshold, mmap_threshold = -1, -3  # of malloc.h
-    with contextlib.suppress(OSError, AttributeError):  # not the GNU C library
-        process = ctypes.CDLL(None)
-        process.mallopt(mmap_threshold, 2**25)  # the largest it takes
-        process.mallopt(trim_threshold, 2**31 - 1)
 
 
 def replay_in_turns(versions: Mapping[str, Sequence[Callable[[], object]]], *, rounds: int) -> dict[str, Times]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -101,11 +100,11 @@ def evaluate_folder(settings: EvaluateSettings, config: Mapping[str, Any]) -> fl
         SEED_WORDS,
         find_training_free,
         group_by_setting,
-        run_job,
         trained_on,
         training_free_job,
     )
     from psftr.engine.runs import find_runs
+    from psftr.engine.side_by_side import ask_runs
 
     folder = Path(str(settings.run))
     root = Path(settings.out or folder / "evaluation")
@@ -123,7 +122,8 @@ def evaluate_folder(settings: EvaluateSettings, config: Mapping[str, Any]) -> fl
             is_sweep = members[0].file.parent != folder and members[0].split["source"] == "published"
             expected = PUBLISHED_SPLITS if is_sweep else [int(one.split["index"]) for one in members]
             label = label if len(by_setting) > 1 else ""
-            reports[label] = report_of(label, jobs, expected, settings, root / slug(label))
+            baselines = [job.baseline() for job in jobs] if settings.baseline else []
+            reports[label] = report_of(label, jobs, expected, settings, root / slug(label), baselines=baselines)
         table = None
     else:
         runs, planned = find_runs(folder), planned_overrides(folder)
@@ -133,13 +133,17 @@ def evaluate_folder(settings: EvaluateSettings, config: Mapping[str, Any]) -> fl
         reports = {}
         audited: list[Audit] = []
         by_seed: dict[str, dict[TrainedOn, float]] = {}
+        answers = {run.path: asked for run, asked in zip(finished, ask_runs(finished, settings, given))}
         for label, members in group_by_setting(finished).items():
             asked = [int(job["split.index"]) for job in planned if "split.index" in job and matches(job, members[0])]
-            jobs = [run_job(member, settings, given) for member in members]
+            answered = [answers[member.path] for member in members]
+            jobs = [one.job for one in answered]
             expected = asked or [job.dataset.split.index for job in jobs]
-            audits = audits_of(members, jobs) if settings.audit else []
-            out = root / slug(label)
-            reports[label] = report_of(label, jobs, sorted(set(expected)), settings, out, audits=audits)
+            audits = [one.audit for one in answered if one.audit]
+            out, baselines = root / slug(label), [one.baseline for one in answered if one.baseline]
+            reports[label] = report_of(
+                label, jobs, sorted(set(expected)), settings, out, audits=audits, baselines=baselines
+            )
             audited += audits
             for member, job in zip(members, jobs):
                 scored = next(e for e in reports[label].evaluations if e.index == job.dataset.split.index)
@@ -163,39 +167,32 @@ def report_of(
     out: Path,
     *,
     audits: Sequence[Audit] = (),
+    baselines: Sequence[Predictions] = (),
 ) -> TenSplitReport:
-    """Score the splits of one setting, with the baseline if asked; print, write and draw them."""
+    """Score the splits of one setting; print, write and draw them. baselines: one for each job, if asked for."""
     from psftr.engine.audit import audit_table
     from psftr.evaluation.aggregate import aggregate
 
-    files, own, baselines = {}, {}, {}
-    for job in jobs:
+    files, own, theirs = {}, {}, {}
+    for number, job in enumerate(jobs):
         name = f"{job.name}, split {job.dataset.split.index}"
         files[name], own[name] = job.predictions, job.evaluate()
-        if settings.baseline:
+        if baselines:
             name = f"clip_baseline, split {job.dataset.split.index}"
-            files[name] = found = job.baseline()
-            baselines[name] = job.evaluate(found)
+            files[name] = baselines[number]
+            theirs[name] = job.evaluate(baselines[number])
     report = aggregate(list(own.values()), expected=expected)
     if label:
         log.info("=== %s", label)
-    baseline = aggregate(list(baselines.values()), expected=expected) if baselines else None
+    baseline = aggregate(list(theirs.values()), expected=expected) if theirs else None
     show(report, baseline, out, figures=settings.figures)
     tables = show_language(own, jobs[-1].evaluate, settings, out)
     if audits:
         log.info("%s", audit_text(audits, out))
         tables.append(audit_table(audits))
     if settings.figures:
-        show_page(out, files, {**own, **baselines}, jobs, report, tables=tables)
+        show_page(out, files, {**own, **theirs}, jobs, report, tables=tables)
     return report
-
-
-def audits_of(runs: Sequence[RunFolder], jobs: Sequence[Job]) -> list[Audit]:
-    from psftr.checkpoints import load_saved
-    from psftr.engine.audit import audit_job
-    from psftr.engine.evaluate import trained_on
-
-    return [audit_job(job, load_saved(run.path), trained_on(run)) for run, job in zip(runs, jobs)]
 
 
 def audit_text(audits: Sequence[Audit], out: Path) -> str:
@@ -212,8 +209,8 @@ def compare_folders(
     folder: Path, other: Path, settings: EvaluateSettings, config: Mapping[str, Any], root: Path
 ) -> float:
     """Two methods or settings over the same splits and seeds: the difference, paired, with an interval."""
-    from psftr.engine.evaluate import scores_of
     from psftr.engine.runs import find_runs
+    from psftr.engine.side_by_side import scores_of
     from psftr.evaluation.comparison import compare, comparison_text
     from psftr.files import write_json
 
@@ -267,7 +264,6 @@ def evaluate_method(settings: EvaluateSettings, own: Any) -> float:
         return Path(settings.out or f"outputs/{dataset.name}/{settings.method}-{split.ratio}-split{split.index}")
 
     job = method_job(settings, folder, own)
-    settings = replace(settings, baseline=False)
     return report_of("", [job], [job.dataset.split.index], settings, job.folder).average.mean
 
 

@@ -12,7 +12,7 @@ from torch.optim import AdamW
 from torch.optim.lr_scheduler import LambdaLR
 
 from psftr.data.batches import Batch
-from psftr.data.ranks import gathered, total_over_ranks
+from psftr.data.ranks import Means, gathered
 from psftr.detection.decode import Candidates, Decoder
 from psftr.detection.network import PointOutputs
 from psftr.predictions import Detection
@@ -53,6 +53,7 @@ class DetectionModule(pl.LightningModule):
         self.network, self.objective, self.decoder = network, objective, decoder
         self.groups, self.warmup_epochs, self.score = groups, warmup_epochs, score
         self._found: list[Candidates] = []
+        self._losses = Means()
 
     def forward(self, batch: Batch) -> PointOutputs:
         return self.network(batch.features, batch.is_padding)
@@ -62,10 +63,14 @@ class DetectionModule(pl.LightningModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         losses = self.objective(self.network, batch)
-        values = {f"train/{name}": value.detach() for name, value in losses.items()}
-        windows = total_over_ranks(len(batch), self.device)
-        self.log_dict(values, on_step=False, on_epoch=True, batch_size=windows, sync_dist=True)
+        self._losses.add(losses, len(batch))
         return losses["total"]
+
+    def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
+        """Log with an epoch's last batch: what reads the epoch's losses runs before `on_train_epoch_end`."""
+        if self.trainer.is_last_batch or self.trainer.global_step == self.trainer.max_steps:
+            values = {f"train/{name}": value for name, value in self._losses.take().items()}
+            self.log_dict(values, on_step=False, on_epoch=True, batch_size=1, rank_zero_only=False)
 
     def on_train_epoch_end(self) -> None:
         self.objective.end_epoch()  # type: ignore[operator]

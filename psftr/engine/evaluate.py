@@ -14,7 +14,7 @@ from psftr.data.datasets import Dataset, open_dataset
 from psftr.data.splits import hold_out_classes
 from psftr.engine.configuration import read_config
 from psftr.engine.localize import localize_split
-from psftr.engine.runs import RunFolder, different_keys, find_runs, lookup
+from psftr.engine.runs import RunFolder, different_keys, lookup
 from psftr.errors import PsftrError
 from psftr.evaluation.comparison import TrainedOn
 from psftr.evaluation.protocol import Evaluation, evaluate_predictions
@@ -92,28 +92,11 @@ def trained_on(run: RunFolder) -> TrainedOn:
     return TrainedOn(split["ratio"], split["index"], data["held_out_seed"], config["seed"])
 
 
-def scores_of(folder: Path, settings: EvaluateSettings, given: Mapping[str, Any]) -> dict[TrainedOn, float]:
-    """Average mAP of every finished run in a run or multirun folder, which must hold one setting: splits and seeds.
-
-    Raises PsftrError where the runs differ in anything else.
-    """
-    runs = [run for run in find_runs(folder) if run.read()["status"] == "finished"]
-    if not runs:
-        raise PsftrError(f"no finished run in {folder}")
-    configs = [run.read()["config"] for run in runs]
-    differing = {key for config in configs for key in different_keys(configs[0], config)}
-    if other := sorted(differing - {"split.index", "seed", "data.held_out_seed"}):
-        raise PsftrError(
-            f"the runs in {folder} differ in {', '.join(other[:4])} too: compare folders whose runs differ in split, "
-            "seed and data.held_out_seed only"
-        )
-    return {trained_on(run): run_job(run, settings, given).evaluate().ap.average for run in runs}
-
-
-def run_job(run: RunFolder, settings: EvaluateSettings, given: Mapping[str, Any]) -> Job:
+def run_job(run: RunFolder, settings: EvaluateSettings, given: Mapping[str, Any], *, tells: bool = True) -> Job:
     """A trained run with the paths and the post-processing the user gave now; `given` holds these by dotted key.
 
     Its predictions are read from the run folder if they are of these weights and settings, else made and written.
+    tells: say so where they were there.
     Raises PsftrError where features or split files are not those the run was trained on.
     """
     facts = run.read()
@@ -139,6 +122,8 @@ def run_job(run: RunFolder, settings: EvaluateSettings, given: Mapping[str, Any]
     words = ["predictions", *filter(None, ["held-out" * (settings.classes != "unseen"), method.condition(own)])]
     file = run.path / f"{'-'.join(words)}.json"
     predictions = None if settings.redo else _predictions_of(run, file, config, protocol, groups, settings.precision)
+    if predictions is not None and tells:
+        log.info("predictions  %s (made before; redo=true localizes again)", file)
     if predictions is None:
         saved = load_saved(run.path)
         saved = replace(saved, facts={**saved.facts, "config": config})
@@ -167,7 +152,6 @@ def _predictions_of(
         return None
     if made.get("protocol") != protocol or any(made.get(group) != config.get(group) for group in groups):
         return None
-    log.info("predictions  %s (made before; redo=true localizes again)", file)
     return predictions
 
 

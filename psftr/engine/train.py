@@ -21,6 +21,7 @@ from psftr.data.datasets import open_dataset
 from psftr.data.splits import CLOSED
 from psftr.engine.configuration import read_config, write_config
 from psftr.engine.launch import run_ranks
+from psftr.engine.memory import keep_freed_memory
 from psftr.engine.runs import RunFolder, different_keys
 from psftr.engine.trainer import build_trainer, check_trainer, silence_lightning
 from psftr.errors import PsftrError
@@ -83,6 +84,7 @@ def check_settings(common: TrainSettings, own: Any, run: RunFolder) -> None:
 def train_here(common: TrainSettings, method: Method, own: Any, run: RunFolder) -> float | None:
     """Train in this process, alone or as one of several that find each other through the environment."""
     silence_lightning()
+    keep_freed_memory()
     if common.trainer.threads:
         torch.set_num_threads(common.trainer.threads)
     pl.seed_everything(common.seed, workers=True, verbose=False)

@@ -2,9 +2,12 @@
 
 import json
 import re
+import shutil
+import sys
 from pathlib import Path
 
 import pytest
+import torch
 from front_door import TINY, psftr
 
 from psftr.methods.psftr.audit import PLACES, TEXTS
@@ -70,3 +73,32 @@ def test_other_settings_cannot_be_paired(workplace):
     done = psftr("evaluate", "run=two", "against=two", cwd=workplace, check=False)
     assert done.returncode == 2
     assert "differ in model.points too" in done.stderr
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="processes are forked on Linux")
+def test_runs_are_asked_the_same_side_by_side_and_one_after_the_other(workplace, seeds, monkeypatch):
+    tables = {}
+    for threads in (2, 1):
+        monkeypatch.setattr(torch, "get_num_threads", lambda threads=threads: threads)
+        command = ("run=seeds", "classes=held-out", "audit=true", "baseline=true", "redo=true", "figures=false")
+        psftr("evaluate", *command, f"out=threads-{threads}", cwd=workplace)
+        found = [
+            *(workplace / f"threads-{threads}").rglob("*.csv"),
+            *(workplace / f"threads-{threads}").rglob("evaluation.json"),
+        ]
+        tables[threads] = {file.relative_to(workplace / f"threads-{threads}"): file.read_text() for file in found}
+    assert len([file for file in tables[1] if file.name == "audit.csv"]) == 3  # of each seed, and of both
+    assert tables[1] == tables[2]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="processes are forked on Linux")
+def test_a_run_that_cannot_be_read_is_told_side_by_side_too(workplace, seeds, monkeypatch):
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    copy = shutil.copytree(seeds, workplace / "damaged")
+    (copy / "1" / "model.safetensors").write_bytes(b"nothing")
+    done = psftr(
+        "evaluate", "run=damaged", "classes=held-out", "redo=true", "figures=false", cwd=workplace, check=False
+    )
+    assert done.returncode == 2
+    assert len(done.stderr.splitlines()) == 1
+    assert "model.safetensors" in done.stderr

@@ -13,7 +13,7 @@ from torch.optim import AdamW, Optimizer
 from torch.optim.lr_scheduler import LinearLR, LRScheduler, MultiStepLR
 
 from psftr.data.batches import Batch
-from psftr.data.ranks import gathered, total_over_ranks
+from psftr.data.ranks import Means, gathered
 from psftr.errors import PsftrError
 from psftr.features.text import TextEmbeddings
 from psftr.methods.psftr.build import (
@@ -74,6 +74,7 @@ class PsftrModule(pl.LightningModule):
         self.score = score
         self.is_peer = is_peer
         self._found: list[WindowDetections] = []
+        self._train_losses, self._val_losses = Means(), Means()
 
     def names(self, class_names: Sequence[str]) -> Tensor:
         """[K, text_dim] embeddings of the names on the module's device. Raises PsftrError without text."""
@@ -93,8 +94,13 @@ class PsftrModule(pl.LightningModule):
             losses = self.criterion(self(batch, self._train_text), batch)
         else:
             losses = self._gated_losses(batch, self.gated_training)
-        self._log_losses("train", losses, batch)
+        self._train_losses.add(losses, len(batch))
         return losses["total"]
+
+    def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
+        """Log with an epoch's last batch: what reads the epoch's losses runs before `on_train_epoch_end`."""
+        if self.trainer.is_last_batch or self.trainer.global_step == self.trainer.max_steps:
+            self._log_losses("train", self._train_losses)
 
     def _gated_losses(self, batch: Batch, gated: GatedTraining) -> dict[str, Tensor]:
         """The losses of a network with language gates: every second step has its text off."""
@@ -110,10 +116,11 @@ class PsftrModule(pl.LightningModule):
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         outputs = self(batch, self._val_text)
         if not self.is_peer:
-            self._log_losses("val", self.criterion(outputs, batch), batch)
+            self._val_losses.add(self.criterion(outputs, batch), len(batch))
         self._found += self.postprocessor.detect(outputs.final, batch, self._val_text, self.val_classes)
 
     def on_validation_epoch_end(self) -> None:
+        self._log_losses("val", self._val_losses)
         found, self._found = gathered(self._found), []
         if self.score is None or self.trainer.sanity_checking:  # a sanity check sees a few windows only
             return
@@ -165,12 +172,9 @@ class PsftrModule(pl.LightningModule):
             parameters = [p for group in optimizer.param_groups for p in group["params"]]
             nn.utils.clip_grad_norm_(parameters, gradient_clip_val)
 
-    def _log_losses(self, stage: str, losses: Mapping[str, Tensor], batch: Batch) -> None:
-        values = {f"{stage}/{name}": value.detach() for name, value in losses.items()}
-        # the mean over ranks is the loss of all their windows together, so that is its weight on every rank
-        self.log_dict(
-            values, on_step=False, on_epoch=True, batch_size=total_over_ranks(len(batch), self.device), sync_dist=True
-        )
+    def _log_losses(self, stage: str, losses: Means) -> None:
+        values = {f"{stage}/{name}": value for name, value in losses.take().items()}
+        self.log_dict(values, on_step=False, on_epoch=True, batch_size=1, rank_zero_only=False)
 
 
 def make_optimizer(network: nn.Module, config: OptimizerSettings, *, fused: bool) -> AdamW:
