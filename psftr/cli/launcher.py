@@ -73,8 +73,7 @@ class Slots(Launcher):
         self.context, self.task, self.config = hydra_context, task_function, config
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
-        import psftr.engine.train  # noqa: F401  Lightning and all: what is here, forked workers need not import
-        from psftr.engine.places import plan, prepare
+        from psftr.engine.worlds import built_meanwhile
 
         setup_globals()
         self._log_as_the_sweep()
@@ -86,6 +85,9 @@ class Slots(Launcher):
             for config, given in zip(configs, job_overrides)
         ]
         settings = [train_settings(config) for config in configs]
+        with built_meanwhile(settings):
+            import psftr.engine.train  # noqa: F401  Lightning and all: what is here, forked workers need not import
+            from psftr.engine.places import plan, prepare
         way = plan(settings, asked=self.jobs)
         if self.progress is None:
             self.progress = Progress(jobs_of(self.config))

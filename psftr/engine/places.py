@@ -8,15 +8,14 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 
 import torch
 
-from psftr.data.datasets import open_annotations
 from psftr.engine.precision import gain_words, measured_gain
 from psftr.engine.slots import Environment, Watcher, run_in_slots
 from psftr.engine.trainer import Ranks, check_trainer, is_measured
+from psftr.engine.worlds import build_worlds
 from psftr.errors import PsftrError
 from psftr.settings import TrainSettings
 
@@ -80,9 +79,7 @@ def prepare(settings: Sequence[TrainSettings], *, forked: bool) -> dict[int | No
 
     Each for itself might measure differently, and train in another precision than it would alone.
     """
-    for where in {(one.data_root, one.dataset): one for one in settings}.values():
-        with suppress(PsftrError):  # whoever needs what is missing says so
-            open_annotations(where.dataset, where.split, data_root=where.data_root)
+    build_worlds(settings)
     threads = sorted({one.trainer.threads for one in settings if is_measured(one.trainer)}, key=lambda one: one or 0)
     measured = run_in_slots(measured_gain, threads, slots=[{}], watcher=Watcher(), forked=forked)
     gains = {number: outcome.value for number, outcome in zip(threads, measured)}
