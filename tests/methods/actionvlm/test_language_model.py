@@ -49,6 +49,13 @@ def test_lora_is_attached_to_every_block_and_only_the_adapter_is_trained_and_sav
     assert model.tokenizer.encode("12") == [WORDS.index("1"), WORDS.index("2")]  # and no special tokens
 
 
+def test_words_are_read_by_the_rules_of_the_folder(qwen):
+    """By the kind of model, AutoTokenizer takes other rules: of this Qwen2 folder it would read ": 1" alone."""
+    tokenizer = load_language_model(settings(qwen), str(qwen)).tokenizer
+    assert tokenizer.encode("run jump: 1") == [WORDS.index(word) for word in ("run", "jump", ":", "1")]
+    assert tokenizer.end_id == WORDS.index("<end>")
+
+
 def test_an_adapter_is_loaded_into_the_model_it_was_trained_on(qwen):
     one = load_language_model(settings(qwen), str(qwen))
     for parameter in one.parameters():
