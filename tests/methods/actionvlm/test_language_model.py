@@ -1,6 +1,7 @@
 """Language models of transformers: a tiny Qwen2.5 on disk, LoRA, what is saved, and what is refused."""
 
 import json
+import shutil
 
 import pytest
 import torch
@@ -54,6 +55,20 @@ def test_words_are_read_by_the_rules_of_the_folder(qwen):
     tokenizer = load_language_model(settings(qwen), str(qwen)).tokenizer
     assert tokenizer.encode("run jump: 1") == [WORDS.index(word) for word in ("run", "jump", ":", "1")]
     assert tokenizer.end_id == WORDS.index("<end>")
+
+
+def test_the_tokenizer_of_qwen_is_read_as_transformers_reads_it(qwen, tmp_path):
+    from transformers import AutoTokenizer, Qwen2Tokenizer
+
+    shutil.copytree(qwen, tmp_path / "own", ignore=shutil.ignore_patterns("tokenizer*"))
+    signs = [chr(code) for code in range(33, 127)]
+    vocabulary = {sign: i for i, sign in enumerate(["<|endoftext|>", *signs, "\u0120", "\u010a", "ab", "\u0120ab"])}
+    Qwen2Tokenizer(vocab=vocabulary, merges=[("a", "b"), ("\u0120", "ab")]).save_pretrained(tmp_path / "own")
+    text = "High jump: ab it's 12 ab\nab"
+    read = load_language_model(settings(tmp_path / "own"), str(tmp_path / "own")).tokenizer.encode(text)
+    theirs = AutoTokenizer.from_pretrained(tmp_path / "own")
+    assert type(theirs) is Qwen2Tokenizer
+    assert read == theirs.encode(text, add_special_tokens=False)
 
 
 def test_an_adapter_is_loaded_into_the_model_it_was_trained_on(qwen):
