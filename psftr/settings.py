@@ -232,7 +232,9 @@ class EvaluateSettings(CommonSettings):
     )
     against: str | None = setting(None, "another run or multirun folder: the difference in pairs, with an interval")
     mismatched: str | None = setting(
-        None, "predictions of the same model with the descriptions of other classes: LAP, the drop of mAP"
+        None,
+        "predictions of the same model with the descriptions of other classes: LAP, the drop of mAP; with run=DIR a "
+        "name without a folder is a file in the folder of every run",
     )
     vision_only: str | None = setting(
         None, "predictions of a model without language: easy, medium and hard classes by its AP"

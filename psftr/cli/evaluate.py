@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from psftr.cli.evaluate_file import evaluate_file
 from psftr.cli.hydra_app import compose_with, config_groups, given_keys, planned_overrides
-from psftr.cli.language import show_language
+from psftr.cli.language import lies_in_runs, mismatched_of, show_language
 from psftr.cli.present import compare_settings, draw_example, show, show_seeds
 from psftr.errors import PsftrError
 from psftr.files import read_json
@@ -41,6 +41,7 @@ examples:
   psftr evaluate predictions=pred.json annotations=data/thumos14/annotations.json dataset=thumos14
   psftr evaluate run=DIR audit=true              does text guide what is found?
   psftr evaluate predictions=pred.json annotations=gt.json mismatched=other.json vision_only=plain.json
+  psftr evaluate run=DIR mismatched=predictions-mismatched.json    of every run: LAP, what wrong descriptions cost
   psftr evaluate run=DIR against=OTHER_DIR       is it better? paired over splits and seeds, with an interval
 
 With run=DIR the run's own settings hold; paths, batch size and post-processing may be overridden.
@@ -105,6 +106,7 @@ def evaluate_folder(settings: EvaluateSettings, config: Mapping[str, Any]) -> fl
     )
     from psftr.engine.runs import find_runs
     from psftr.engine.side_by_side import ask_runs
+    from psftr.evaluation.language import lap_of
 
     folder = Path(str(settings.run))
     root = Path(settings.out or folder / "evaluation")
@@ -130,10 +132,12 @@ def evaluate_folder(settings: EvaluateSettings, config: Mapping[str, Any]) -> fl
         finished = [run for run in runs if run.read()["status"] == "finished"]
         say_what_is_missing(folder, runs, finished, planned)
         given = {key: _value(config, key) for key in given_keys()}
+        in_runs = lies_in_runs(settings.mismatched, finished)
         reports = {}
         audited: list[Audit] = []
         by_seed: dict[str, dict[TrainedOn, float]] = {}
         answers = {run.path: asked for run, asked in zip(finished, ask_runs(finished, settings, given))}
+        laps: dict[str, dict[TrainedOn, float]] = {}
         for label, members in group_by_setting(finished).items():
             asked = [int(job["split.index"]) for job in planned if "split.index" in job and matches(job, members[0])]
             answered = [answers[member.path] for member in members]
@@ -141,18 +145,21 @@ def evaluate_folder(settings: EvaluateSettings, config: Mapping[str, Any]) -> fl
             expected = asked or [job.dataset.split.index for job in jobs]
             audits = [one.audit for one in answered if one.audit]
             out, baselines = root / slug(label), [one.baseline for one in answered if one.baseline]
+            others = mismatched_of({named(job): job for job in jobs}, str(settings.mismatched)) if in_runs else None
             reports[label] = report_of(
-                label, jobs, sorted(set(expected)), settings, out, audits=audits, baselines=baselines
+                label, jobs, sorted(set(expected)), settings, out, audits=audits, baselines=baselines, mismatched=others
             )
             audited += audits
             for member, job in zip(members, jobs):
                 scored = next(e for e in reports[label].evaluations if e.index == job.dataset.split.index)
                 name = label.partition(SEED_WORDS)[0] or label
                 by_seed.setdefault(name, {})[trained_on(member)] = scored.ap.average
+                if others and named(job) in others:
+                    laps.setdefault(name, {})[trained_on(member)] = lap_of(scored, others[named(job)])
         if len(reports) > 1 and audited:
             log.info("=== all runs\n%s", audit_text(audited, root))
         if 1 < len(by_seed) < len(reports):
-            show_seeds(by_seed, root, synthetic=bool(finished[0].read().get("synthetic")))
+            show_seeds(by_seed, root, laps=laps, synthetic=bool(finished[0].read().get("synthetic")))
         table = finished[0].read()["config"].get("paper_table")
     if len(reports) > 1:
         compare_settings(reports, table, root, figures=settings.figures)
@@ -168,6 +175,7 @@ def report_of(
     *,
     audits: Sequence[Audit] = (),
     baselines: Sequence[Predictions] = (),
+    mismatched: Mapping[str, Evaluation] | None = None,
 ) -> TenSplitReport:
     """Score the splits of one setting; print, write and draw them. baselines: one for each job, if asked for."""
     from psftr.engine.audit import audit_table
@@ -175,7 +183,7 @@ def report_of(
 
     files, own, theirs = {}, {}, {}
     for number, job in enumerate(jobs):
-        name = f"{job.name}, split {job.dataset.split.index}"
+        name = named(job)
         files[name], own[name] = job.predictions, job.evaluate()
         if baselines:
             name = f"clip_baseline, split {job.dataset.split.index}"
@@ -186,7 +194,7 @@ def report_of(
         log.info("=== %s", label)
     baseline = aggregate(list(theirs.values()), expected=expected) if theirs else None
     show(report, baseline, out, figures=settings.figures)
-    tables = show_language(own, jobs[-1].evaluate, settings, out)
+    tables = show_language(own, jobs[-1].evaluate, settings, out, mismatched=mismatched)
     if audits:
         log.info("%s", audit_text(audits, out))
         tables.append(audit_table(audits))
@@ -237,10 +245,7 @@ def show_page(
     from psftr.evaluation.stage_trace import find_stage_trace, read_stage_trace
 
     last = jobs[-1]
-    traces = {
-        f"{job.name}, split {job.dataset.split.index}": find_stage_trace(job.folder / "predictions.json")
-        for job in jobs
-    }
+    traces = {named(job): find_stage_trace(job.folder / "predictions.json") for job in jobs}
     page = write_report_page(
         out / "report.html",
         files,
@@ -295,6 +300,11 @@ def say_what_is_missing(
         )  # fmt: skip
     if not finished:
         raise PsftrError(f"no finished run in {folder} to evaluate: go on with `psftr train resume={folder}`")
+
+
+def named(job: Job) -> str:
+    """As tables and the page name the predictions of a job."""
+    return f"{job.name}, split {job.dataset.split.index}"
 
 
 def run_name(run: RunFolder) -> str:

@@ -48,12 +48,18 @@ def compare_settings(reports: dict[str, TenSplitReport], table: str | None, out:
     log.info("written:\n%s", "\n".join(f"  {path}" for path in paths))
 
 
-def show_seeds(scores: Mapping[str, Mapping[TrainedOn, float]], root: Path, *, synthetic: bool) -> None:
+def show_seeds(
+    scores: Mapping[str, Mapping[TrainedOn, float]],
+    root: Path,
+    *,
+    laps: Mapping[str, Mapping[TrainedOn, float]],
+    synthetic: bool,
+) -> None:
     """Settings that were trained with several seeds each, in one table; seeds.csv is written too."""
     from psftr.evaluation.render import text, write_frame
     from psftr.evaluation.seeds import seeds_table
 
-    table = seeds_table(scores, synthetic=synthetic)
+    table = seeds_table(scores, laps=laps, synthetic=synthetic)
     log.info("=== all seeds\n%s\nwritten:\n  %s", text(table), write_frame(root / "seeds.csv", table.frame))
 
 

@@ -1,9 +1,14 @@
 """ActionVLM and ActionFormer through the front door: train, resume, evaluate, predict, and what is refused."""
 
 import json
+import os
+import re
+import shutil
 import sys
+import time
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import torch
 import yaml
@@ -77,9 +82,44 @@ def test_a_run_is_evaluated_with_its_own_descriptions_and_with_those_of_others(w
     drop = psftr("evaluate", f"run={folder}", f"mismatched={folder}/predictions-mismatched.json", "figures=false",
                  cwd=workplace).stdout  # fmt: skip
     assert "LAP" in drop
+    by_name = psftr(
+        "evaluate", f"run={folder}", "mismatched=predictions-mismatched.json", "figures=false", cwd=workplace
+    )
+    assert _lap_rows(by_name.stdout) == _lap_rows(drop)
     page = psftr("report", str(folder / "predictions.json"), "--annotations", "data/synthetic/annotations.json",
                  "--out", "page.html", cwd=workplace)  # fmt: skip
     assert (workplace / "page.html").is_file(), page.stdout
+
+
+def _lap_rows(said):
+    """What is printed below the heading that has LAP."""
+    return said[re.search(r"^file .*LAP.*$", said, re.MULTILINE).end() :].split("\n")[2:3]
+
+
+def test_lap_of_every_run_stands_in_the_table_over_seeds(workplace):
+    """Four runs, copies of one: two settings with two seeds. One setting has no mismatched predictions."""
+    fixed = ("language.weighting=fixed", "language.alternates=false", "language.advantage_weight=0")
+    train(workplace, "one", *fixed, "trainer.max_epochs=1")
+    psftr("evaluate", "run=one", "figures=false", cwd=workplace)
+    psftr("evaluate", "run=one", "mismatch.descriptions=true", "figures=false", cwd=workplace)
+    facts = json.loads((workplace / "one" / "run.json").read_text())
+    for number, (setting, seed) in enumerate([("plain", 0), ("plain", 1), ("told", 0), ("told", 1)]):
+        copy = workplace / "many" / str(number)
+        shutil.copytree(workplace / "one", copy)
+        facts["config"] |= {"setting": setting, "seed": seed}
+        (copy / "run.json").write_text(json.dumps(facts))
+        if setting == "plain":
+            (copy / "predictions-mismatched.json").unlink()
+    psftr("evaluate", "run=many", "mismatched=predictions-mismatched.json", "figures=false", cwd=workplace)
+    table = pd.read_csv(workplace / "many" / "evaluation" / "seeds.csv", index_col="setting")
+    assert table["LAP"].isna().tolist() == [True, False]
+    assert table.loc["told", "LAP"] == table.loc["told", "LAP low"] == table.loc["told", "LAP high"]
+    weights = workplace / "many" / "2" / "model.safetensors"
+    os.utime(weights, (time.time() + 5, time.time() + 5))
+    stale = psftr("evaluate", "run=many", "mismatched=predictions-mismatched.json", "figures=false",
+                  cwd=workplace, check=False)  # fmt: skip
+    assert stale.returncode == 2
+    assert "is older than the weights beside it: make it again" in stale.stderr
 
 
 def test_predict_finds_its_own_classes_and_refuses_others(run, workplace):

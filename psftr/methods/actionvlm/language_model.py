@@ -142,13 +142,15 @@ def load_language_model(settings: LanguageSettings, folder: str | None) -> Langu
 
 def _load(settings: LanguageSettings, folder: str) -> tuple[Any, Any]:
     try:
-        from transformers import AutoModelForCausalLM, AutoTokenizer
+        from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
     except ImportError as error:
         raise PsftrError("actionvlm needs the package transformers: pip install 'psftr[vlm]'") from error
     # weights that are trained themselves need the full precision
     dtype = "float32" if settings.tuning == "full" else settings.weights
     try:
-        tokenizer = AutoTokenizer.from_pretrained(folder)
+        # by the kind of model AutoTokenizer takes a class, and that class its own rules in place of the file's
+        has_rules = (Path(folder) / "tokenizer.json").is_file()
+        tokenizer = (PreTrainedTokenizerFast if has_rules else AutoTokenizer).from_pretrained(folder)
         model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype)
     except (OSError, ValueError, ImportError, KeyError) as error:
         reason = " ".join(str(error).split())[:200]

@@ -1,6 +1,7 @@
 """Language models of transformers: a tiny Qwen2.5 on disk, LoRA, what is saved, and what is refused."""
 
 import json
+import shutil
 
 import pytest
 import torch
@@ -47,6 +48,27 @@ def test_lora_is_attached_to_every_block_and_only_the_adapter_is_trained_and_sav
     assert set(model.state_dict()) == set(trained)
     assert model.state_dict()[trained[0]].dtype == torch.float32
     assert model.tokenizer.encode("12") == [WORDS.index("1"), WORDS.index("2")]  # and no special tokens
+
+
+def test_words_are_read_by_the_rules_of_the_folder(qwen):
+    """By the kind of model, AutoTokenizer takes other rules: of this Qwen2 folder it would read ": 1" alone."""
+    tokenizer = load_language_model(settings(qwen), str(qwen)).tokenizer
+    assert tokenizer.encode("run jump: 1") == [WORDS.index(word) for word in ("run", "jump", ":", "1")]
+    assert tokenizer.end_id == WORDS.index("<end>")
+
+
+def test_the_tokenizer_of_qwen_is_read_as_transformers_reads_it(qwen, tmp_path):
+    from transformers import AutoTokenizer, Qwen2Tokenizer
+
+    shutil.copytree(qwen, tmp_path / "own", ignore=shutil.ignore_patterns("tokenizer*"))
+    signs = [chr(code) for code in range(33, 127)]
+    vocabulary = {sign: i for i, sign in enumerate(["<|endoftext|>", *signs, "\u0120", "\u010a", "ab", "\u0120ab"])}
+    Qwen2Tokenizer(vocab=vocabulary, merges=[("a", "b"), ("\u0120", "ab")]).save_pretrained(tmp_path / "own")
+    text = "High jump: ab it's 12 ab\nab"
+    read = load_language_model(settings(tmp_path / "own"), str(tmp_path / "own")).tokenizer.encode(text)
+    theirs = AutoTokenizer.from_pretrained(tmp_path / "own")
+    assert type(theirs) is Qwen2Tokenizer
+    assert read == theirs.encode(text, add_special_tokens=False)
 
 
 def test_an_adapter_is_loaded_into_the_model_it_was_trained_on(qwen):

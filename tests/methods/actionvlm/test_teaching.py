@@ -12,6 +12,7 @@ from psftr.data.synthetic_space import THEN, Space, seeded
 from psftr.detection.settings import DetectorSettings
 from psftr.methods.actionvlm.build import NetworkFacts, build_network
 from psftr.methods.actionvlm.lessons import MOTIONS, NUM_CLASSES, draw_cast, draw_lessons
+from psftr.methods.actionvlm.prompt import prompt_text
 from psftr.methods.actionvlm.settings import LanguageSettings, MismatchSettings
 from psftr.methods.actionvlm.teaching import ROWS, STEP_S, TOKENS, LessonBatch, Pupil, as_batch, teach, word_tokenizer
 
@@ -95,6 +96,9 @@ def test_what_was_taught_is_read_by_the_method_as_it_was_by_the_pupil(tmp_path):
         weights=None,
     )
     stream = build_network(facts, MismatchSettings()).language.eval()
+    told = order_descriptions(classes)
+    prompt = word_tokenizer().encode(prompt_text(list(told), told), add_special_tokens=False)
+    assert stream.before.tolist() == prompt
     pupil = Pupil(word_tokenizer(), dim=64)
     pupil.model.load_state_dict(stream.language_model.model.state_dict())
     with torch.no_grad():
