@@ -17,3 +17,6 @@ FORMS: Mapping[str, Mapping[str, Any]] = {
     },
 }
 """Name -> what differs from the defaults of ModelSettings."""
+
+LOSSES: Mapping[str, Mapping[str, Any]] = {"default": {}, "paper": {"denoising": 0.0}}
+"""Name -> what differs from the defaults of LossSettings."""

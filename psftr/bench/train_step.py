@@ -1,7 +1,8 @@
 """`psftr bench step`: one training step of the THUMOS14 network, against plain PyTorch and the machine's own speed.
 
-Forward, matching, losses, backward, clipping and AdamW on random features (Table 6: dim 512, 2 encoder and 5 decoder
-layers, 40 queries; windows of 128 rows, batches of 16). All versions train the same network on the same batch in turns:
+Forward (with denoising queries where the form has them), matching, losses, backward, clipping and AdamW on random
+features (Table 6: dim 512, 2 encoder and 5 decoder layers, 40 queries; windows of 128 rows, batches of 16). All
+versions train the same network on the same batch in turns:
 "plain" has PyTorch's dropout, an AdamW that is not fused, and grid_sample; "grid_sample" only the last of these;
 "nothing" attends to nothing, and no attention can make the step faster than that. Between them runs one large matrix
 product in the same precision: what the step's own products would take at its rate is what cannot be beaten.
@@ -21,13 +22,14 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from psftr.bench.baselines import Attention, attend_to_nothing, grid_sample_attn
-from psftr.bench.forms import FORMS
+from psftr.bench.forms import FORMS, LOSSES
 from psftr.bench.timing import describe_machine, take_turns
 from psftr.data.batches import Batch, Target
 from psftr.methods.psftr.attention import TemporalDeformableAttention
 from psftr.methods.psftr.build import build_criterion, build_network, network_config
+from psftr.methods.psftr.denoising import Denoising
 from psftr.methods.psftr.module import make_optimizer
-from psftr.methods.psftr.network import PSFTR
+from psftr.methods.psftr.network import PSFTR, Texts
 from psftr.methods.psftr.residual import Residual
 from psftr.methods.psftr.settings import LossSettings, MatcherSettings, ModelSettings, OptimizerSettings
 from psftr.ops import selected_path, temporal_deform_attn
@@ -74,9 +76,10 @@ def run_benchmark(*, rounds: int, device: torch.device, precision: str, form: st
     form: of `FORMS`.
     """
     torch.manual_seed(0)
-    network = (
-        build_network(network_config(ModelSettings(**FORMS[form]), feature_dim=DIM, text_dim=DIM)).to(device).train()
-    )
+    model = ModelSettings(**FORMS[form])
+    network = build_network(network_config(model, feature_dim=DIM, text_dim=DIM)).to(device).train()
+    losses = LossSettings(**LOSSES[form])
+    denoising = Denoising(dim=model.dim).to(device) if losses.denoising else None  # its few weights stay as they are
     plain = copy.deepcopy(network)
     for layer in plain.modules():
         for name, child in layer.named_children():
@@ -86,9 +89,10 @@ def run_benchmark(*, rounds: int, device: torch.device, precision: str, form: st
         net: make_optimizer(net, OptimizerSettings(), fused=net is network and device.type in ("cpu", "cuda"))
         for net in (network, plain)
     }
-    criterion = build_criterion(LossSettings(), MatcherSettings())
+    criterion = build_criterion(losses, MatcherSettings())
     batch = make_batch(windows=16, length=128, dim=DIM).to(device)
     text = torch.randn(CLASSES, DIM).to(device)
+    texts = Texts(encoder=text, queries=text, classifier=text)
 
     def step(attend: Attention, net: PSFTR = network) -> Callable[[], None]:
         layers = [layer for layer in net.modules() if isinstance(layer, TemporalDeformableAttention)]
@@ -97,8 +101,12 @@ def run_benchmark(*, rounds: int, device: torch.device, precision: str, form: st
             for layer in layers:
                 layer.attend = attend
             with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
-                outputs = net(batch.features, batch.is_padding, text)
-            criterion(outputs, batch)["total"].backward()
+                beside = denoising.queries(batch.targets) if denoising else []
+                outputs, denoised = net.read_beside(batch.features, batch.is_padding, texts, beside)
+            total = criterion(outputs, batch)["total"]
+            if denoising is not None:
+                total = total + losses.denoising * denoising.loss(denoised, batch.targets, criterion)
+            total.backward()
             torch.nn.utils.clip_grad_norm_(net.parameters(), CLIP)
             optimizers[net].step()
             optimizers[net].zero_grad()

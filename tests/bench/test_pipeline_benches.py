@@ -9,7 +9,7 @@ import torch
 import yaml
 
 from psftr.bench import inference
-from psftr.bench.forms import FORMS
+from psftr.bench.forms import FORMS, LOSSES
 from psftr.bench.loader import _loader, _samples, _write
 from psftr.cli import main
 from psftr.features.store import FeatureStore
@@ -31,7 +31,8 @@ def test_inference_prints_and_writes_what_it_measured(capsys, monkeypatch, tmp_p
 
 def test_the_papers_form_is_that_of_its_experiment():
     experiment = Path(__file__).parents[2] / "conf" / "experiment" / "paper.yaml"
-    assert yaml.safe_load(experiment.read_text(encoding="utf-8"))["model"] == FORMS["paper"]
+    told = yaml.safe_load(experiment.read_text(encoding="utf-8"))
+    assert (told["model"], told["loss"]) == (FORMS["paper"], LOSSES["paper"])
 
 
 def test_loader_prints_and_writes_what_it_measured(capsys, tmp_path):

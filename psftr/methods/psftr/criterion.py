@@ -57,6 +57,15 @@ class Criterion:
             terms["total"] = torch.stack(list(terms.values())).sum()
         return terms
 
+    def of_known_queries(
+        self, layers: Sequence[LayerOutputs], matches: Matches, targets: Sequence[Target], device: torch.device
+    ) -> Tensor:
+        """The query terms of all layers, summed, for queries whose actions are known beforehand (`matches`)."""
+        with torch.autocast(device.type, enabled=False):
+            num_actions = count_actions(targets, device)
+            terms = [self._query_terms(layer, matches, targets, num_actions) for layer in layers]
+            return torch.stack([term for of_layer in terms for term in of_layer.values()]).sum()
+
     @torch.no_grad()
     def query_losses(self, layer: LayerOutputs, targets: Sequence[Target]) -> tuple[Tensor, Tensor]:
         """(loss [B,Q], label [B,Q]): class and segment terms of matched queries, actionness of the rest, label -1."""

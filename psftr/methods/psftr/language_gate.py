@@ -188,7 +188,8 @@ class GatedTraining(nn.Module):
                 continue
             advantage, is_kept = means.advantage(loss, groups)
             for predicted in _predictions(gates):
-                total = total + advantage_loss(predicted.expand_as(advantage), advantage, is_kept)
+                own = predicted[:, : advantage.shape[1]]  # denoising queries follow the learnable ones
+                total = total + advantage_loss(own.expand_as(advantage), advantage, is_kept)
         for gate in self._gates:
             gate.predicted = None  # a module that holds part of a graph cannot be copied
         return total

@@ -7,6 +7,7 @@ from itertools import chain
 from typing import Any
 
 import pytorch_lightning as pl
+import torch
 from pytorch_lightning.strategies import DDPStrategy, SingleDeviceStrategy
 from torch import Tensor, nn
 from torch.optim import AdamW, Optimizer
@@ -23,8 +24,8 @@ from psftr.methods.psftr.build import (
     build_postprocessor,
     network_config,
 )
-from psftr.methods.psftr.language_gate import GatedTraining
-from psftr.methods.psftr.network import Outputs
+from psftr.methods.psftr.denoising import Denoising
+from psftr.methods.psftr.network import Outputs, Texts
 from psftr.methods.psftr.postprocess import WindowDetections
 from psftr.methods.psftr.settings import OptimizerSettings, PsftrSettings
 from psftr.ops import say_path
@@ -67,7 +68,8 @@ class PsftrModule(pl.LightningModule):
         self.postprocessor = build_postprocessor(own.postprocess, is_peer=is_peer)
         self.optimizer_settings = own.optimizer
         self.gated_training = build_gated_training(self.network, num_classes=len(train_classes))
-        self.advantage_weight = own.loss.advantage
+        self.advantage_weight, self.denoising_weight = own.loss.advantage, own.loss.denoising
+        self.denoising = Denoising(dim=own.model.dim) if own.loss.denoising else None
         self.train_classes, self.val_classes = tuple(train_classes), tuple(val_classes)
         self.predict_classes = self.val_classes  # of predict_step; may be set at any time
         self.text = text
@@ -90,25 +92,32 @@ class PsftrModule(pl.LightningModule):
         self._train_text = self.names(self.train_classes)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        if self.gated_training is None:
-            losses = self.criterion(self(batch, self._train_text), batch)
-        else:
-            losses = self._gated_losses(batch, self.gated_training)
+        losses = self._losses(batch)
         self._train_losses.add(losses, len(batch))
         return losses["total"]
+
+    def _losses(self, batch: Batch) -> dict[str, Tensor]:
+        """Of one step: the criterion's, denoising queries and, with language gates, the advantage; and their total."""
+        if self.gated_training is not None:
+            self.gated_training.begin_step(self.global_step)
+        beside = self.denoising.queries(batch.targets) if self.denoising else []
+        texts = Texts(encoder=self._train_text, queries=self._train_text, classifier=self._train_text)
+        outputs, denoised = self.network.read_beside(batch.features, batch.is_padding, texts, beside)
+        losses = self.criterion(outputs, batch)
+        further: dict[str, Tensor] = {}
+        if self.denoising is not None:
+            further["denoising"] = self.denoising_weight * self.denoising.loss(denoised, batch.targets, self.criterion)
+        if self.gated_training is not None:
+            advantage = self.gated_training.advantage_loss(outputs, batch, self.criterion)
+            further["advantage"] = self.advantage_weight * advantage
+        if not further:
+            return losses
+        return {**losses, **further, "total": losses["total"] + torch.stack([*further.values()]).sum()}
 
     def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
         """Log with an epoch's last batch: what reads the epoch's losses runs before `on_train_epoch_end`."""
         if self.trainer.is_last_batch or self.trainer.global_step == self.trainer.max_steps:
             self._log_losses("train", self._train_losses)
-
-    def _gated_losses(self, batch: Batch, gated: GatedTraining) -> dict[str, Tensor]:
-        """The losses of a network with language gates: every second step has its text off."""
-        gated.begin_step(self.global_step)
-        outputs = self(batch, self._train_text)
-        losses = self.criterion(outputs, batch)
-        advantage = self.advantage_weight * gated.advantage_loss(outputs, batch, self.criterion)
-        return {**losses, "advantage": advantage, "total": losses["total"] + advantage}
 
     def on_validation_epoch_start(self) -> None:
         self._val_text = self.names(self.val_classes)
@@ -144,6 +153,9 @@ class PsftrModule(pl.LightningModule):
         may_fuse = self.trainer.precision != "16-mixed" and self.device.type in ("cpu", "cuda")
         is_whole = isinstance(self.trainer.strategy, SingleDeviceStrategy | DDPStrategy)
         optimizer = make_optimizer(self.network, config, fused=may_fuse and is_whole)
+        if self.denoising is not None:
+            parameters = list(self.denoising.parameters())
+            optimizer.add_param_group({"name": "denoising", "params": parameters, "lr": config.lr, "weight_decay": 0.0})
         schedules: list[dict[str, Any]] = []
         if config.warmup_steps:
             first = 1 / (config.warmup_steps + 1)
@@ -153,6 +165,17 @@ class PsftrModule(pl.LightningModule):
             drop = MultiStepLR(optimizer, milestones=[config.drop_epoch], gamma=config.drop_factor)
             schedules.append({"scheduler": drop, "interval": "epoch", "name": "drop"})
         return [optimizer], schedules
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Take checkpoints from before there were denoising queries; a training cannot go on from them."""
+        own = {} if self.denoising is None else self.denoising.state_dict(prefix="denoising.")
+        if absent := {name: value for name, value in own.items() if name not in checkpoint["state_dict"]}:
+            if self._trainer is not None and self.trainer.training:
+                raise PsftrError(
+                    "this training was begun by a psftr that had no denoising queries, and cannot go on with them: "
+                    "train again (with loss.denoising=0 as it was)"
+                )
+            checkpoint["state_dict"].update(absent)
 
     def optimizer_step(self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Any = None) -> None:
         """Step, then free the gradients: Lightning would keep them beside the activations of the next forward pass."""

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from psftr.errors import PsftrError
-from psftr.methods.psftr.sgqg import SGQG
+from psftr.methods.psftr.sgqg import SGQG, Queries
 from psftr.methods.psftr.ssae import SSAE, TemporalConvolution
 
 __all__ = ["PSFTR", "LayerOutputs", "Outputs", "Texts"]
@@ -95,17 +96,26 @@ class PSFTR(nn.Module):
 
     def read(self, features: Tensor, is_padding: Tensor, texts: Texts) -> Outputs:
         """`forward` with a text of its own for each place where text enters; class logits are over the classifier's."""
-        visual, layers = self._layers(features, is_padding, texts, first=self.first_output)
-        return Outputs(layers[-1], self.saliency_head(visual, is_padding), tuple(layers[:-1]))
+        return self.read_beside(features, is_padding, texts, ())[0]
+
+    def read_beside(
+        self, features: Tensor, is_padding: Tensor, texts: Texts, beside: Sequence[Queries]
+    ) -> tuple[Outputs, list[list[LayerOutputs]]]:
+        """`read`, and what the layers of its outputs predict for further queries, one list for each group of them."""
+        visual, layers = self._layers(features, is_padding, texts, first=self.first_output, beside=beside)
+        further = [group.content.shape[1] for group in beside]
+        sizes = [layers[0].segments_cw.shape[1] - sum(further), *further]
+        own, *groups = (list(group) for group in zip(*(_split(layer, sizes) for layer in layers)))
+        return Outputs(own[-1], self.saliency_head(visual, is_padding), tuple(own[:-1])), groups
 
     def read_final(self, features: Tensor, is_padding: Tensor, texts: Texts) -> LayerOutputs:
         """`read(…).final` alone, all that detections are made of: nothing is computed of frames and earlier layers."""
         return self._layers(features, is_padding, texts, first=len(self.decoder.layers) - 1)[1][-1]
 
     def _layers(
-        self, features: Tensor, is_padding: Tensor, texts: Texts, *, first: int
+        self, features: Tensor, is_padding: Tensor, texts: Texts, *, first: int, beside: Sequence[Queries] = ()
     ) -> tuple[Tensor, list[LayerOutputs]]:
-        """F^ [B,T,d], and what the decoder layers from `first` on predict."""
+        """F^ [B,T,d], and what the decoder layers from `first` on predict, for the queries beside too."""
         for text in (texts.encoder, texts.queries, texts.classifier):
             self._check(features, is_padding, text)
         features = features.masked_fill(is_padding[..., None], 0.0)
@@ -114,7 +124,7 @@ class PSFTR(nn.Module):
         if texts.queries is not texts.encoder:
             others = self.similarity(features, texts.queries, is_padding)
             _, fused_text = self._encode(features, is_padding, texts.queries, others)
-        queries, segments_cw = self.decoder(visual, fused_text, is_padding)  # Q^ of every layer: eq. 3-4
+        queries, segments_cw = self.decoder(visual, fused_text, is_padding, beside)  # Q^ of every layer: eq. 3-4
         queries, segments_cw = queries[first:], segments_cw[first:]
         names = texts.classifier
         if names is not texts.encoder:
@@ -149,3 +159,10 @@ class PSFTR(nn.Module):
                 f"text must be [K,{self.text_dim}] with at least one name for this network, "
                 f"got {list(text.shape)}: embed the names with the encoder it was built for"
             )
+
+
+def _split(layer: LayerOutputs, sizes: Sequence[int]) -> list[LayerOutputs]:
+    """By groups of queries, which lie one after the other."""
+    whole = (layer.class_logits, layer.segments_cw, layer.actionness_logits)
+    parts = (part.split(list(sizes), dim=1) for part in whole)
+    return [LayerOutputs(*one) for one in zip(*parts, strict=True)]

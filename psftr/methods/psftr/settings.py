@@ -134,6 +134,9 @@ class LossSettings(Checked):
     iou: float = setting(2.0, "weight of the IoU loss", least=0)
     actionness: float = setting(3.0, "weight of the actionness loss", least=0)
     saliency: float = setting(3.0, "weight of the saliency loss", least=0)
+    denoising: float = setting(
+        1.0, "weight of denoising queries, true segments with noise that training mends; 0, the paper's: none", least=0
+    )
     advantage: float = setting(0.1, "of language_gate: weight of the advantage loss (ActionVLM, equation 9)", least=0)
     iou_form: str = setting("tiou", "overlap in the loss and in the matching", choices=IOU_FORMS)
     saliency_form: str = setting("bce", "the paper's, or GAP's focal form", choices=("bce", "focal"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -15,11 +16,21 @@ __all__ = [
     "ContextualVisualAnchoring",
     "LiteralSemanticPromptInfusion",
     "NoPromptInfusion",
+    "Queries",
     "QuerySelfAttention",
     "RefiningSGQG",
     "SemanticPromptInfusion",
     "SgqgLayer",
 ]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Queries:
+    """Queries that go through the decoder beside the learnable ones: they see each other, and no others see them."""
+
+    content: Tensor  # [B,n,d]
+    position: Tensor  # [B,n,d]
+    references_cw: Tensor  # [B,n,2] in (0,1)
 
 
 class QuerySelfAttention(nn.Module):
@@ -32,9 +43,18 @@ class QuerySelfAttention(nn.Module):
         self.norm = nn.LayerNorm(dim)
 
     def forward(self, content: Tensor, position: Tensor) -> Tensor:
-        """content [B|1,Q,d], position [Q,d] -> [B|1,Q,d]."""
+        """content [B|1,Q,d], position [Q,d] or [B,Q,d] -> [B|1,Q,d]."""
+        return self.norm(self.residual(content, self._attend(content, position)))
+
+    def in_groups(self, content: Tensor, position: Tensor, sizes: Sequence[int]) -> Tensor:
+        """`forward` where each query sees those of its own group; sizes: of the groups, in their order along Q."""
+        groups = zip(content.split(list(sizes), dim=1), position.split(list(sizes), dim=1))
+        attended = torch.cat([self._attend(*group) for group in groups], dim=1)
+        return self.norm(self.residual(content, attended))
+
+    def _attend(self, content: Tensor, position: Tensor) -> Tensor:
         located = content + position
-        return self.norm(self.residual(content, self.attention(located, located, content)))
+        return self.attention(located, located, content)
 
 
 class SemanticPromptInfusion(nn.Module):
@@ -110,9 +130,16 @@ class SgqgLayer(nn.Module):
         visual: Tensor,
         text: Tensor,
         is_padding: Tensor,
+        groups: Sequence[int] = (),
     ) -> Tensor:
-        """content [B|1,Q,d], position [Q,d], references_cw [B|1,Q,2], F^ [B,T,d], T^ [B|1,K,d] -> [B,Q,d]."""
-        attended = self.self_attention(content, position)  # Q_bar
+        """content [B|1,Q,d], position [Q,d] or [B,Q,d], references_cw [B|1,Q,2], F^ [B,T,d], T^ [B|1,K,d] -> [B,Q,d].
+
+        groups: sizes of those that queries see each other in; none: all see all.
+        """
+        if groups:
+            attended = self.self_attention.in_groups(content, position, groups)  # Q_bar
+        else:
+            attended = self.self_attention(content, position)
         infused = self.infusion(attended, content, text)  # Q~, equation 3
         return self.anchoring(infused, position, references_cw, visual, is_padding)  # Q^, equation 4
 
@@ -139,14 +166,28 @@ class SGQG(nn.Module):
             self.reference.weight.normal_().mul_(torch.tensor([[1.7], [1.0]]) / dim**0.5)
             self.reference.bias.copy_(torch.tensor([0.0, -2.0]))
 
-    def forward(self, visual: Tensor, text: Tensor, is_padding: Tensor) -> tuple[Tensor, Tensor]:
-        """visual F^ [B,T,d], text T^ [B|1,K,d], is_padding [B,T] -> of N layers: queries Q^ [N,B,Q,d], cw [N,B,Q,2]."""
+    def forward(
+        self, visual: Tensor, text: Tensor, is_padding: Tensor, beside: Sequence[Queries] = ()
+    ) -> tuple[Tensor, Tensor]:
+        """visual F^ [B,T,d], text T^ [B|1,K,d], is_padding [B,T] -> of N layers: queries Q^ [N,B,Q,d], cw [N,B,Q,2].
+
+        beside: further queries, each a group of its own; they follow the learnable ones along Q.
+        """
         position, content = self.queries.chunk(2, dim=-1)
         references_cw = self.reference(position).float().sigmoid()[None]
         content = content[None]
+        groups: list[int] = []
+        if beside:
+            groups = [len(position), *(group.content.shape[1] for group in beside)]
+            batch = len(visual)
+            content = torch.cat([content.expand(batch, -1, -1), *(group.content for group in beside)], dim=1)
+            position = torch.cat([position.expand(batch, -1, -1), *(group.position for group in beside)], dim=1)
+            references_cw = torch.cat(
+                [references_cw.expand(batch, -1, -1), *(group.references_cw for group in beside)], dim=1
+            )
         queries, segments_cw = [], []
         for layer in self.layers:
-            content = layer(content, position, references_cw, visual, text, is_padding)
+            content = layer(content, position, references_cw, visual, text, is_padding, groups)
             queries.append(content)
             segments_cw.append(self.segment_head(content, references_cw))
             references_cw = self.next_references(references_cw, segments_cw[-1])

@@ -147,7 +147,7 @@ def test_steps_without_text_fill_the_means_and_steps_with_text_are_compared_with
     assert all(one.predicted is None for one in gates)
     kept = {name for name in module.state_dict() if name.startswith("gated_training")}
     assert kept == {f"gated_training.means.{one}.{name}" for one in of for name in ("mean_loss", "steps_seen")}
-    losses = module._gated_losses(batch, training)  # global step 0: without text
+    losses = module._losses(batch)  # global step 0: without text
     assert losses["advantage"].item() == 0
     assert losses["total"].item() == pytest.approx(sum(v.item() for k, v in losses.items() if k != "total"), rel=1e-5)
 

@@ -75,12 +75,12 @@ def optimizer_settings(**changes):
     return OptimizerSettings(**{"warmup_steps": 0} | changes)
 
 
-def module(*, seed=0, model=TINY, train_classes=CLASSES, score=mean_ap, optimizer=None, **more):
+def module(*, seed=0, model=TINY, train_classes=CLASSES, score=mean_ap, optimizer=None, denoising=0.0, **more):
     torch.manual_seed(seed)
     settings = PsftrSettings(
         model=model,
         matcher=MatcherSettings(cost="class"),
-        loss=LossSettings(),
+        loss=LossSettings(denoising=denoising),
         optimizer=optimizer or optimizer_settings(lr=1e-3, lr_backbone=1e-3),
         postprocess=PostprocessSettings(roi_weight=1.0, soft_nms_sigma=0.5),
     )

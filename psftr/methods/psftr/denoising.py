@@ -1,0 +1,80 @@
+"""Denoising queries (Li et al., DN-DETR, 2022): true segments with noise go through the decoder and are to be mended.
+
+Which action a learnable query belongs to is found by matching, and changes from step to step early in training. A
+denoising query knows its action from the start. So trainings of different seeds end nearer to each other
+(docs/decisions.md). Only training has such queries; the network is the same with and without.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from psftr.methods.psftr.sgqg import Queries
+from psftr.methods.psftr.ssae import sine_encoding
+
+if TYPE_CHECKING:
+    from psftr.data.batches import Target
+    from psftr.methods.psftr.criterion import Criterion
+    from psftr.methods.psftr.network import LayerOutputs
+
+__all__ = ["Denoising"]
+
+GROUPS = 2  # noised copies of every action
+NOISE = 0.5  # at most: of the centre in half widths, and of the width's logarithm
+_PLACES = 128  # of the window, that the position encoding tells apart
+_NO_ACTION = -20.0  # actionness of a query that stands for nothing: its loss vanishes
+
+
+class Denoising(nn.Module):
+    """Queries around true segments: one content for all, and positions that encode the noised segment."""
+
+    def __init__(self, *, dim: int) -> None:
+        super().__init__()
+        self.content = nn.Parameter(torch.randn(1, dim))
+        self.position = nn.Linear(2 * dim, dim)
+
+    def queries(self, targets: Sequence[Target]) -> list[Queries]:
+        """GROUPS of queries, in each one for every action of a window: [B,n,...], with n of the window with most.
+
+        What a window has less of is filled up with queries in its middle, which `loss` leaves out.
+        """
+        actions = nn.utils.rnn.pad_sequence(
+            [target.segments_cw.float() for target in targets], batch_first=True, padding_value=0.5
+        )
+        if not actions.shape[1]:  # every parameter keeps a gradient, as DDP wants
+            actions = actions.new_full((len(targets), 1, 2), 0.5)
+        return [self._around(actions) for _ in range(GROUPS)]
+
+    def loss(self, groups: Sequence[Sequence[LayerOutputs]], targets: Sequence[Target], criterion: Criterion) -> Tensor:
+        """The criterion's query terms of all layers, mean over the groups; of `read_beside`'s predictions."""
+        counts = [len(target.labels) for target in targets]
+        matches = [(torch.arange(count), torch.arange(count)) for count in counts]
+        device = groups[0][0].segments_cw.device
+        places = torch.arange(groups[0][0].segments_cw.shape[1], device=device)
+        is_filling = places >= torch.tensor(counts, device=device)[:, None]
+        total = torch.zeros((), device=device)
+        for layers in groups:
+            left = [
+                replace(layer, actionness_logits=layer.actionness_logits.masked_fill(is_filling, _NO_ACTION))
+                for layer in layers
+            ]
+            total = total + criterion.of_known_queries(left, matches, targets, device)
+        return total / len(groups)
+
+    def _around(self, actions: Tensor) -> Queries:
+        """actions [B,n,2] centre and width in units of the window -> queries whose references are near them."""
+        centre, width = actions.unbind(-1)
+        noise = torch.empty_like(actions).uniform_(-NOISE, NOISE)
+        noised = torch.stack((centre + noise[..., 0] * width / 2, width * noise[..., 1].exp()), dim=-1)
+        references_cw = noised.clamp(1e-3, 1 - 1e-3)
+        dim = self.content.shape[-1]
+        encoded = [sine_encoding(part.flatten() * _PLACES, dim) for part in references_cw.unbind(-1)]
+        position = self.position(torch.cat(encoded, dim=-1).unflatten(0, actions.shape[:2]))
+        return Queries(
+            content=self.content.expand(*actions.shape[:2], -1), position=position, references_cw=references_cw
+        )
