@@ -23,6 +23,7 @@ pytestmark = [
 # no dropout: its random numbers belong to a process. Batches of 7 windows are shared unevenly, and one is left over
 PLAIN = [*TINY, "model.dropout=0", "data.val_fraction=0.25", "data.batch_size=7"]
 TWO = [*PLAIN, "trainer.devices=2"]
+SAME = ["loss.denoising=0"]  # each process draws noise of its own, as it does for dropout
 
 
 def ran(*arguments: str, cwd: Path) -> str:
@@ -53,7 +54,7 @@ def workplace(tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def two(workplace) -> tuple[Path, str]:
     """A finished run of two processes, and what was printed."""
-    return workplace / "two", ran("train", *TWO, "hydra.run.dir=two", cwd=workplace)
+    return workplace / "two", ran("train", *TWO, *SAME, "hydra.run.dir=two", cwd=workplace)
 
 
 def logged(run: Path) -> dict[tuple[str, str], float]:
@@ -71,7 +72,7 @@ def logged(run: Path) -> dict[tuple[str, str], float]:
 
 def test_two_processes_end_where_one_does(two, workplace):
     run = two[0]
-    psftr("train", *PLAIN, "hydra.run.dir=alone", cwd=workplace)
+    psftr("train", *PLAIN, *SAME, "hydra.run.dir=alone", cwd=workplace)
     alone = workplace / "alone"
     ours, theirs = (load_file(folder / "model.safetensors") for folder in (run, alone))
     for name, value in theirs.items():
@@ -172,7 +173,7 @@ def test_two_machines_find_each_other_through_lightnings_variables(workplace, tw
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
-    arguments = [*PLAIN, "trainer.num_nodes=2", "hydra.run.dir=nodes"]
+    arguments = [*PLAIN, *SAME, "trainer.num_nodes=2", "hydra.run.dir=nodes"]
     machines = [
         subprocess.Popen(
             [sys.executable, "-m", "psftr", "train", *arguments],
@@ -208,7 +209,7 @@ def test_torchrun_may_start_the_processes(workplace, two):
         "train",
     ]
     done = subprocess.run(
-        [*command, *TWO, "hydra.run.dir=torchrun"],
+        [*command, *TWO, *SAME, "hydra.run.dir=torchrun"],
         cwd=workplace,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
         capture_output=True,
