@@ -14,7 +14,7 @@ def keep_freed_memory() -> None:
     """Let the GNU C library keep what tensors on the CPU free, for the next ones; without effect elsewhere.
 
     By itself it returns memory to the system and gets it back page by page whenever a tensor ends at the top of the
-    heap: 2,500 page faults in a training step of a small network, which are 170 so, and a fast operation in a short program
+    heap: 2,500 page faults in a training step of a small network, which are 170 so; a fast operation in a short program
     takes up to three times as long. The process holds what it needed at most until it ends.
     """
     with contextlib.suppress(OSError, AttributeError):
