@@ -247,7 +247,18 @@ def current_facts(facts: Any, where: str) -> dict[str, Any]:
             f"{where} has format version {version}, this psftr reads 1 and {FORMAT_VERSION}: "
             f"use the psftr that wrote it ({facts.get('code_version', 'version not stated')})"
         )
-    return dict(facts)
+    config = without_references(facts.get("config") or {})
+    return {**facts, "network": _without_references(facts["network"]), "config": config}
+
+
+def without_references(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of a run less `model.references`, which chose where queries start; the network is the same."""
+    changed = {"model": _without_references(config["model"])} if "model" in config else {}
+    return {**config, **changed}
+
+
+def _without_references(model: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in model.items() if key != "references"}
 
 
 def _from_format_1(facts: Mapping[str, Any]) -> dict[str, Any]:

@@ -5,6 +5,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from psftr.checkpoints import current_config, current_facts, load_saved, save_pretrained, training_facts
+from psftr.engine.runs import FORMAT, RunFolder
 from psftr.errors import PsftrError
 from psftr.methods.psftr.build import NetworkConfig, build_network
 from psftr.settings import to_dict
@@ -120,6 +121,19 @@ def test_facts_of_psftr_0_1_are_read_by_todays_names():
     # what 0.1 had no setting for was done in the paper's way
     assert new["config"]["postprocess"] == {"roi_weight": 0.6, "class_temperature": 1.0, "evidence_weight": 0.0}
     assert new["config"]["data"] == {"held_out_classes": 2, "held_out_seed": 4}  # one seed was both
+
+
+def test_where_queries_once_started_is_passed_over(folder):
+    """`model.references` was a setting of 0.2 for a while; the trained network is today's."""
+    told = json.loads((folder / "config.json").read_text())
+    old = {**told, "network": {**told["network"], "references": "even"}, "config": {"model": {"references": "even"}}}
+    (folder / "config.json").write_text(json.dumps(old))
+    _, read = network_of(folder)
+    assert "references" not in read["network"]
+    assert read["config"] == {"model": {}}
+    run = {"format": FORMAT, "status": "finished", "config": {"seed": 1, "model": {"dim": 16, "references": "random"}}}
+    (folder / "run.json").write_text(json.dumps(run))
+    assert RunFolder(folder).read()["config"] == {"seed": 1, "model": {"dim": 16}}
 
 
 def test_settings_of_psftr_0_1_have_todays_names():
