@@ -47,16 +47,14 @@ def ask_runs(runs: Sequence[RunFolder], settings: EvaluateSettings, given: Mappi
     # a copy of a process whose threads have worked can wait for them for ever, unless it needs one thread only
     forked = sys.platform == "linux" and threads == 1 and not torch.cuda.is_available()
     work = _Work(settings, given, threads, _gains(runs, settings, threads))
-    outcomes = run_in_slots(
-        work, [run.path for run in runs], slots=[{}] * at_a_time, watcher=Watcher(), forked=forked
-    )  # fmt: skip
+    folders = [run.path for run in runs]
+    outcomes = run_in_slots(work, folders, slots=[{}] * at_a_time, watcher=Watcher(), forked=forked)
     for outcome in outcomes:
         if outcome.error is not None:
             raise outcome.error
     again = replace(settings, redo=False)
-    return [
-        Asked(run_job(run, again, given, tells=False), *outcome.value) for run, outcome in zip(runs, outcomes)
-    ]  # fmt: skip
+    jobs = [run_job(run, again, given, tells=False) for run in runs]
+    return [Asked(job, *outcome.value) for job, outcome in zip(jobs, outcomes)]
 
 
 def scores_of(folder: Path, settings: EvaluateSettings, given: Mapping[str, Any]) -> dict[TrainedOn, float]:
@@ -102,9 +100,7 @@ def _ask(run: RunFolder, settings: EvaluateSettings, given: Mapping[str, Any]) -
     )
 
 
-def _gains(
-    runs: Sequence[RunFolder], settings: EvaluateSettings, threads: int
-) -> Mapping[int | None, float | None]:  # fmt: skip
+def _gains(runs: Sequence[RunFolder], settings: EvaluateSettings, threads: int) -> Mapping[int | None, float | None]:
     """What bfloat16 gains on this CPU, measured once: side by side, runs might choose different precisions."""
     weights = [run.path / "model.safetensors" for run in runs]
     is_small = all(file.is_file() and file.stat().st_size < 4 * LEAST_PARAMETERS for file in weights)

@@ -15,11 +15,12 @@ __all__ = ["build_worlds", "built_meanwhile"]
 
 @contextmanager
 def built_meanwhile(settings: Sequence[TrainSettings]) -> Iterator[None]:
-    """On Linux another process builds the worlds that are missing; it has ended when this does.
+    """On Linux another process builds the worlds that are missing, while this one imports Lightning; it ends with this.
 
-    A world takes as long as the import of Lightning, 6 s of one core. Whatever goes wrong there, `build_worlds` says.
+    Either takes about 6 s of one core. Where Lightning is there already nothing is started: there is nothing to save,
+    and a process whose threads have worked is not to be copied. `build_worlds` says whatever goes wrong.
     """
-    if sys.platform != "linux":
+    if sys.platform != "linux" or "pytorch_lightning" in sys.modules:
         yield
         return
     process = multiprocessing.get_context("fork").Process(target=_build_quietly, args=(settings,), daemon=True)

@@ -1,8 +1,8 @@
 """Denoising queries (Li et al., DN-DETR, 2022): true segments with noise go through the decoder and are to be mended.
 
 Which action a learnable query belongs to is found by matching, and changes from step to step early in training. A
-denoising query knows its action from the start. So trainings of different seeds end nearer to each other
-(docs/decisions.md). Only training has such queries; the network is the same with and without.
+denoising query knows its action from the start. Trainings with them found more, and those of different seeds ended
+nearer to each other (docs/decisions.md). Only training has such queries; the network is the same with and without.
 """
 
 from __future__ import annotations
