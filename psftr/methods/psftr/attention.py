@@ -73,7 +73,7 @@ class FeedForward(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """x [...,d] -> [...,d]."""
-        return self.norm(self.residual(x, self.contract(F.relu(self.expand(x)))))
+        return self.norm(self.residual(x, self.contract(F.relu(self.expand(x), inplace=True))))
 
 
 class TemporalDeformableAttention(nn.Module):

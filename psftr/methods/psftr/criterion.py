@@ -7,13 +7,11 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from psftr.data.ranks import num_ranks, sum_over_ranks
 from psftr.methods.psftr import losses
 from psftr.methods.psftr.matcher import Matches
-from psftr.segments import centre_width_to_start_end
 
 if TYPE_CHECKING:
     from psftr.data.batches import Batch, Target
@@ -44,27 +42,27 @@ class Criterion:
         self.saliency_loss = saliency_loss
 
     def __call__(self, outputs: Outputs, batch: Batch) -> dict[str, Tensor]:
+        layers = [*outputs.auxiliary, outputs.final]
         with torch.autocast(outputs.saliency_logits.device.type, enabled=False):
-            num_actions = count_actions(batch.targets, outputs.saliency_logits.device)
-            *auxiliary, matches = self._match((*outputs.auxiliary, outputs.final), batch.targets)
-            terms = self._query_terms(outputs.final, matches, batch.targets, num_actions)
+            of_layers = self._query_terms(layers, self._match(layers, batch.targets), batch.targets)
             is_left_out = batch.is_padding | batch.is_ignored
             saliency = self.saliency_loss(outputs.saliency_logits.float(), batch.is_action.float(), is_left_out)
-            terms["saliency"] = self.weights.saliency * frame_share(is_left_out) * saliency
-            for i, (layer, matches) in enumerate(zip(outputs.auxiliary, auxiliary, strict=True)):
-                layer_terms = self._query_terms(layer, matches, batch.targets, num_actions)
-                terms |= {f"aux{i}/{name}": term for name, term in layer_terms.items()}
-            terms["total"] = torch.stack(list(terms.values())).sum()
-        return terms
+            saliency = self.weights.saliency * frame_share(is_left_out) * saliency
+            total = torch.cat([*of_layers.values(), saliency[None]]).sum()
+        by_layer = [dict(zip(of_layers, terms)) for terms in zip(*(one.unbind() for one in of_layers.values()))]
+        named = {f"aux{i}/{name}": term for i, terms in enumerate(by_layer[:-1]) for name, term in terms.items()}
+        return {**by_layer[-1], "saliency": saliency, **named, "total": total}
 
     def of_known_queries(
-        self, layers: Sequence[LayerOutputs], matches: Matches, targets: Sequence[Target], device: torch.device
+        self, layers: Sequence[LayerOutputs], matches: Matches, targets: Sequence[Target], is_left_out: Tensor
     ) -> Tensor:
-        """The query terms of all layers, summed, for queries whose actions are known beforehand (`matches`)."""
-        with torch.autocast(device.type, enabled=False):
-            num_actions = count_actions(targets, device)
-            terms = [self._query_terms(layer, matches, targets, num_actions) for layer in layers]
-            return torch.stack([term for of_layer in terms for term in of_layer.values()]).sum()
+        """The query terms of all layers, summed, for queries whose actions are known beforehand: `matches` of each.
+
+        is_left_out [B,Q]: queries that stand for nothing and have no part in any term.
+        """
+        with torch.autocast(is_left_out.device.type, enabled=False):
+            terms = self._query_terms(layers, matches * len(layers), targets, is_left_out)
+            return torch.cat([*terms.values()]).sum()
 
     @torch.no_grad()
     def query_losses(self, layer: LayerOutputs, targets: Sequence[Target]) -> tuple[Tensor, Tensor]:
@@ -75,41 +73,58 @@ class Criterion:
         loss = w.actionness * losses.sigmoid_focal(
             actionness, torch.zeros_like(actionness), alpha=losses.ALPHA, gamma=losses.GAMMA
         )
-        overlap = self.overlap(centre_width_to_start_end(segments_cw), centre_width_to_start_end(goal_cw))
-        named = F.cross_entropy(layer.class_logits.float()[window, query], labels, reduction="none")
-        distance = (segments_cw - goal_cw).abs().sum(-1)
-        loss[window, query] = w.classification * named + w.l1 * distance + w.iou * (1 - overlap)
+        named = losses.class_cross_entropy(layer.class_logits.float()[window, query], labels)
+        overlap = losses.segment_overlap(segments_cw, goal_cw, overlap=self.overlap)
+        loss[window, query] = (
+            w.classification * named + w.l1 * losses.segment_l1(segments_cw, goal_cw) + w.iou * overlap
+        )
         label = torch.full(actionness.shape, -1, device=actionness.device)
         label[window, query] = labels
         return loss, label
 
     @torch.no_grad()
-    def _match(self, layers: Sequence[LayerOutputs], targets: Sequence[Target]) -> list[Matches]:
-        """The matches of every layer, found as those of one long batch: a GPU is waited for once."""
-        fields = ("class_logits", "segments_cw", "actionness_logits")
-        together = replace(
-            layers[0], **{name: torch.cat([getattr(layer, name) for layer in layers]) for name in fields}
-        )
-        matches = self.matcher(together, [*targets] * len(layers))
-        return [matches[first : first + len(targets)] for first in range(0, len(matches), len(targets))]
+    def _match(self, layers: Sequence[LayerOutputs], targets: Sequence[Target]) -> Matches:
+        """The matches of all layers' windows, one layer after the other: a GPU is waited for once."""
+        return self.matcher(_as_one_batch(layers), [*targets] * len(layers))
 
     def _query_terms(
-        self, layer: LayerOutputs, matches: Matches, targets: Sequence[Target], num_actions: Tensor
+        self,
+        layers: Sequence[LayerOutputs],
+        matches: Matches,
+        targets: Sequence[Target],
+        is_left_out: Tensor | None = None,
     ) -> dict[str, Tensor]:
-        window, query, labels, goal_cw = _gather(matches, targets)
-        class_logits = layer.class_logits.float()[window, query]  # [M, K]
-        segments_cw = layer.segments_cw.float()[window, query]  # [M, 2]
-        actionness = layer.actionness_logits.float()
+        """Each term of the N layers, weighted, [N]; matches of the first layer's windows, then the next one's."""
+        num_layers, whole = len(layers), _as_one_batch(layers)
+        window, query, labels, goal_cw = _gather(matches, [*targets] * num_layers)
+        class_logits = whole.class_logits.float()[window, query]  # [N M, K], as many pairs M in every layer
+        segments_cw = whole.segments_cw.float()[window, query]  # [N M, 2]
+        actionness = whole.actionness_logits.float()
         is_matched = torch.zeros_like(actionness)
         is_matched[window, query] = 1.0
-        focal = losses.sigmoid_focal(actionness, is_matched, alpha=losses.ALPHA, gamma=losses.GAMMA).sum()
-        w = self.weights
-        return {
-            "class": w.classification * losses.class_cross_entropy(class_logits, labels) / num_actions,
-            "l1": w.l1 * losses.segment_l1(segments_cw, goal_cw) / num_actions,
-            "iou": w.iou * losses.segment_overlap(segments_cw, goal_cw, overlap=self.overlap) / num_actions,
-            "actionness": w.actionness * focal / num_actions,
+        focal = losses.sigmoid_focal(actionness, is_matched, alpha=losses.ALPHA, gamma=losses.GAMMA)
+        if is_left_out is not None:
+            focal = focal.masked_fill(is_left_out.repeat(num_layers, 1), 0.0)
+        w, num_actions = self.weights, count_actions(targets, actionness.device)
+        named = losses.class_cross_entropy(class_logits, labels)
+        distance = losses.segment_l1(segments_cw, goal_cw)
+        apart = losses.segment_overlap(segments_cw, goal_cw, overlap=self.overlap)
+        weighted = {
+            "class": (w.classification, named),
+            "l1": (w.l1, distance),
+            "iou": (w.iou, apart),
+            "actionness": (w.actionness, focal),
         }
+        return {
+            name: each.reshape(num_layers, each.numel() // num_layers).sum(1) * (weight / num_actions)
+            for name, (weight, each) in weighted.items()
+        }
+
+
+def _as_one_batch(layers: Sequence[LayerOutputs]) -> LayerOutputs:
+    """The windows of the first layer, then those of the next: [N B,Q,...]."""
+    fields = ("class_logits", "segments_cw", "actionness_logits")
+    return replace(layers[0], **{name: torch.cat([getattr(layer, name) for layer in layers]) for name in fields})
 
 
 def count_actions(targets: Sequence[Target], device: torch.device) -> Tensor:

@@ -8,7 +8,6 @@ nearer to each other (docs/decisions.md). Only training has such queries; the ne
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -27,7 +26,6 @@ __all__ = ["Denoising"]
 GROUPS = 2  # noised copies of every action
 NOISE = 0.5  # at most: of the centre in half widths, and of the width's logarithm
 _PLACES = 128  # of the window, that the position encoding tells apart
-_NO_ACTION = -20.0  # actionness of a query that stands for nothing: its loss vanishes
 
 
 class Denoising(nn.Module):
@@ -54,17 +52,11 @@ class Denoising(nn.Module):
         """The criterion's query terms of all layers, mean over the groups; of `read_beside`'s predictions."""
         counts = [len(target.labels) for target in targets]
         matches = [(torch.arange(count), torch.arange(count)) for count in counts]
-        device = groups[0][0].segments_cw.device
-        places = torch.arange(groups[0][0].segments_cw.shape[1], device=device)
+        layers = [layer for group in groups for layer in group]
+        device = layers[0].segments_cw.device
+        places = torch.arange(layers[0].segments_cw.shape[1], device=device)
         is_filling = places >= torch.tensor(counts, device=device)[:, None]
-        total = torch.zeros((), device=device)
-        for layers in groups:
-            left = [
-                replace(layer, actionness_logits=layer.actionness_logits.masked_fill(is_filling, _NO_ACTION))
-                for layer in layers
-            ]
-            total = total + criterion.of_known_queries(left, matches, targets, device)
-        return total / len(groups)
+        return criterion.of_known_queries(layers, matches, targets, is_filling) / len(groups)
 
     def _around(self, actions: Tensor) -> Queries:
         """actions [B,n,2] centre and width in units of the window -> queries whose references are near them."""

@@ -1,7 +1,7 @@
 """The terms of eq. 8-11 as pure functions of tensors, unweighted.
 
-Query terms are sums over the queries given; the criterion divides them by the number of actions. Every function
-is finite, with a gradient path, when given no query at all.
+Query terms are one number for each query given, which the criterion adds up and divides by the number of actions.
+Sums and means are finite, with a gradient path, when nothing is given at all.
 """
 
 from __future__ import annotations
@@ -18,18 +18,18 @@ ALPHA, GAMMA = 0.25, 2.0  # of the focal loss, section 6 of the method's notes
 
 
 def class_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
-    """Cross-entropy over the K given names, summed: logits [M, K] and labels [M] of matched queries."""
-    return F.cross_entropy(logits, labels, reduction="sum")
+    """Cross-entropy over the K given names: logits [M, K] and labels [M] of matched queries -> [M]."""
+    return F.cross_entropy(logits, labels, reduction="none")
 
 
 def segment_l1(segments_cw: Tensor, goal_cw: Tensor) -> Tensor:
-    """|centre error| + |width error| of matched pairs [M, 2], summed (eq. 8)."""
-    return (segments_cw - goal_cw).abs().sum()
+    """|centre error| + |width error| of matched pairs [M, 2] (eq. 8) -> [M]."""
+    return (segments_cw - goal_cw).abs().sum(-1)
 
 
 def segment_overlap(segments_cw: Tensor, goal_cw: Tensor, *, overlap: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
-    """1 - overlap, `tiou_paired` or `giou_paired`, of matched pairs [M, 2], summed (eq. 8)."""
-    return (1 - overlap(centre_width_to_start_end(segments_cw), centre_width_to_start_end(goal_cw))).sum()
+    """1 - overlap, `tiou_paired` or `giou_paired`, of matched pairs [M, 2] (eq. 8) -> [M]."""
+    return 1 - overlap(centre_width_to_start_end(segments_cw), centre_width_to_start_end(goal_cw))
 
 
 def sigmoid_focal(logits: Tensor, labels: Tensor, *, alpha: float, gamma: float) -> Tensor:

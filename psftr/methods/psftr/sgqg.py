@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -46,11 +46,13 @@ class QuerySelfAttention(nn.Module):
         """content [B|1,Q,d], position [Q,d] or [B,Q,d] -> [B|1,Q,d]."""
         return self.norm(self.residual(content, self._attend(content, position)))
 
-    def in_groups(self, content: Tensor, position: Tensor, sizes: Sequence[int]) -> Tensor:
-        """`forward` where each query sees those of its own group; sizes: of the groups, in their order along Q."""
-        groups = zip(content.split(list(sizes), dim=1), position.split(list(sizes), dim=1))
-        attended = torch.cat([self._attend(*group) for group in groups], dim=1)
-        return self.norm(self.residual(content, attended))
+    def in_groups(self, content: Tensor, groups: Iterable[tuple[Tensor, Tensor]]) -> Tensor:
+        """`forward` where each query sees those of its own group: (content, position) of each, in their order along Q.
+
+        content [B,Q,d] is that of all. A group may have one batch row for all windows.
+        """
+        attended = [self._attend(*group).expand(len(content), -1, -1) for group in groups]
+        return self.norm(self.residual(content, torch.cat(attended, dim=1)))
 
     def _attend(self, content: Tensor, position: Tensor) -> Tensor:
         located = content + position
@@ -130,14 +132,14 @@ class SgqgLayer(nn.Module):
         visual: Tensor,
         text: Tensor,
         is_padding: Tensor,
-        groups: Sequence[int] = (),
+        groups: Sequence[tuple[Tensor, Tensor]] = (),
     ) -> Tensor:
         """content [B|1,Q,d], position [Q,d] or [B,Q,d], references_cw [B|1,Q,2], F^ [B,T,d], T^ [B|1,K,d] -> [B,Q,d].
 
-        groups: sizes of those that queries see each other in; none: all see all.
+        groups: (content, position) of those that see each other, see `QuerySelfAttention.in_groups`; none: all see all.
         """
         if groups:
-            attended = self.self_attention.in_groups(content, position, groups)  # Q_bar
+            attended = self.self_attention.in_groups(content, groups)  # Q_bar
         else:
             attended = self.self_attention(content, position)
         infused = self.infusion(attended, content, text)  # Q~, equation 3
@@ -176,26 +178,35 @@ class SGQG(nn.Module):
         position, content = self.queries.chunk(2, dim=-1)
         references_cw = self.reference(position).float().sigmoid()[None]
         content = content[None]
-        groups: list[int] = []
+        groups: list[tuple[Tensor, Tensor]] = []
         if beside:
-            groups = [len(position), *(group.content.shape[1] for group in beside)]
-            batch = len(visual)
-            content = torch.cat([content.expand(batch, -1, -1), *(group.content for group in beside)], dim=1)
-            position = torch.cat([position.expand(batch, -1, -1), *(group.position for group in beside)], dim=1)
-            references_cw = torch.cat(
-                [references_cw.expand(batch, -1, -1), *(group.references_cw for group in beside)], dim=1
-            )
+            # the learnable queries are those of every window until they have seen one: they attend to each other once
+            groups = [(content, position), *((group.content, group.position) for group in beside)]
+            own = Queries(content=content, position=position[None], references_cw=references_cw)
+            content, position, references_cw = _side_by_side([own, *beside], batch=len(visual))
+        sizes = [group[0].shape[1] for group in groups]
         queries, segments_cw = [], []
         for layer in self.layers:
             content = layer(content, position, references_cw, visual, text, is_padding, groups)
             queries.append(content)
             segments_cw.append(self.segment_head(content, references_cw))
             references_cw = self.next_references(references_cw, segments_cw[-1])
+            if groups:
+                groups = list(zip(content.split(sizes, dim=1), position.split(sizes, dim=1)))
         return torch.stack(queries), torch.stack(segments_cw)
 
     def next_references(self, references_cw: Tensor, segments_cw: Tensor) -> Tensor:
         """References [B|1,Q,2] of the next layer, given this layer's and what it predicted."""
         return references_cw
+
+
+def _side_by_side(groups: Sequence[Queries], *, batch: int) -> tuple[Tensor, Tensor, Tensor]:
+    """(content, position, references) of all groups, one after the other along Q, each with `batch` rows."""
+    parts = ((group.content, group.position, group.references_cw) for group in groups)
+    content, position, references_cw = (
+        torch.cat([part.expand(batch, -1, -1) for part in same], dim=1) for same in zip(*parts)
+    )
+    return content, position, references_cw
 
 
 class RefiningSGQG(SGQG):
