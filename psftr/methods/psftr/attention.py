@@ -73,7 +73,9 @@ class FeedForward(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """x [...,d] -> [...,d]."""
-        return self.norm(self.residual(x, self.contract(F.relu(self.expand(x), inplace=True))))
+        hidden = self.expand(x.flatten(0, -2))  # rows of a matrix, or autograd takes it for a view and copies it
+        branch = self.contract(F.relu(hidden, inplace=True))
+        return self.norm(self.residual(x, branch.view(x.shape)))
 
 
 class TemporalDeformableAttention(nn.Module):

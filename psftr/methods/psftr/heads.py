@@ -36,8 +36,7 @@ class SegmentHead(nn.Module):
     def __init__(self, *, dim: int) -> None:
         super().__init__()
         last = nn.Linear(dim, 2)
-        hidden = [nn.Linear(dim, dim), nn.ReLU(inplace=True), nn.Linear(dim, dim), nn.ReLU(inplace=True)]
-        self.mlp = nn.Sequential(*hidden, last)
+        self.mlp = nn.Sequential(nn.Linear(dim, dim), nn.ReLU(), nn.Linear(dim, dim), nn.ReLU(), last)
         # predictions start on their references; not exactly, or the layers before would start without gradient
         nn.init.normal_(last.weight, std=0.01)
         nn.init.zeros_(last.bias)
@@ -70,7 +69,7 @@ class SaliencyHead(nn.Module):
 
     def forward(self, visual: Tensor, is_padding: Tensor) -> Tensor:
         """visual F^ [B,T,d], is_padding [B,T] -> logits [B,T] float32, PADDING_SALIENCY where padded."""
-        local = F.leaky_relu(convolve_rows(self.local, zero_padding(visual, is_padding)), 0.2, inplace=True)
+        local = F.leaky_relu(convolve_rows(self.local, zero_padding(visual, is_padding)), 0.2)
         logits = convolve_rows(self.logit, local)
         return logits.float().squeeze(-1).masked_fill(is_padding, PADDING_SALIENCY)
 

@@ -41,7 +41,7 @@ class TemporalConvolution(nn.Module):
 
     def forward(self, features: Tensor, is_padding: Tensor) -> Tensor:
         """features [B,T,D], zero where padded; is_padding [B,T] -> [B,T,d], zero where padded."""
-        local = F.leaky_relu(convolve_rows(self.convolution, features), 0.2, inplace=True)
+        local = F.leaky_relu(convolve_rows(self.convolution, features), 0.2)
         return zero_padding(self.projection(local), is_padding)
 
 
