@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Denoising"]
 
-GROUPS = 2  # noised copies of every action
+GROUPS = 1  # noised copies of every action; two were no better (docs/decisions.md)
 NOISE = 0.5  # at most: of the centre in half widths, and of the width's logarithm
 _PLACES = 128  # of the window, that the position encoding tells apart
 

@@ -23,11 +23,16 @@ def reading(model, batch):
     return batch.features, batch.is_padding, Texts(encoder=text, queries=text, classifier=text)
 
 
+def two_groups(model, batch):
+    return [model.denoising.queries(batch.targets)[0] for _ in range(2)]
+
+
 def test_every_action_has_a_noised_copy_in_each_group():
     torch.manual_seed(0)
     batch = one_batch()
-    groups = Denoising(dim=32).queries(batch.targets)
-    assert len(groups) == GROUPS
+    denoising = Denoising(dim=32)
+    groups = [*denoising.queries(batch.targets), *denoising.queries(batch.targets)]
+    assert len(groups) == 2 * GROUPS
     for group in groups:
         assert group.content.shape == group.position.shape == (3, 3, 32)
         for target, references in zip(batch.targets, group.references_cw):
@@ -43,7 +48,7 @@ def test_the_learnable_queries_never_see_them():
     torch.manual_seed(0)
     batch, model = one_batch(), module(denoising=1.0).eval()
     alone = model.network.read(*reading(model, batch))
-    beside, (first, second) = model.network.read_beside(*reading(model, batch), model.denoising.queries(batch.targets))
+    beside, (first, second) = model.network.read_beside(*reading(model, batch), two_groups(model, batch))
     for own, other in zip((*alone.auxiliary, alone.final), (*beside.auxiliary, beside.final), strict=True):
         for name in ("class_logits", "segments_cw", "actionness_logits"):
             torch.testing.assert_close(getattr(own, name), getattr(other, name), atol=1e-5, rtol=1e-5)
@@ -55,7 +60,7 @@ def test_the_learnable_queries_never_see_them():
 def test_groups_do_not_see_each_other():
     torch.manual_seed(0)
     batch, model = one_batch(), module(denoising=1.0).eval()
-    first, second = model.denoising.queries(batch.targets)
+    first, second = two_groups(model, batch)
     _, (one, _) = model.network.read_beside(*reading(model, batch), (first, second))
     _, (other, _) = model.network.read_beside(*reading(model, batch), (first, first))
     torch.testing.assert_close(one[-1].segments_cw, other[-1].segments_cw)
