@@ -142,10 +142,11 @@ def frame_share(is_left_out: Tensor) -> Tensor:
 def _gather(matches: Matches, targets: Sequence[Target]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Per-window matches -> flat (window [M], query [M], label [M], segment [M, 2]) on the targets' device."""
     device = targets[0].labels.device
-    window = torch.cat([torch.full_like(query, b) for b, (query, _) in enumerate(matches)]).to(device)
+    pairs = torch.tensor([len(query) for query, _ in matches])
+    window = torch.arange(len(matches)).repeat_interleave(pairs).to(device)
     query = torch.cat([query for query, _ in matches]).to(device)
     first = torch.tensor([0, *(len(t.labels) for t in targets[:-1])]).cumsum(0)
-    goal = torch.cat([goal + first[b] for b, (_, goal) in enumerate(matches)]).to(device)
+    goal = (torch.cat([goal for _, goal in matches]) + first.repeat_interleave(pairs)).to(device)
     labels = torch.cat([target.labels for target in targets])[goal]
     goal_cw = torch.cat([target.segments_cw for target in targets])[goal].float()
     return window, query, labels, goal_cw
