@@ -44,7 +44,7 @@ examples:
   psftr evaluate run=DIR mismatched=predictions-mismatched.json    of every run: LAP, what wrong descriptions cost
   psftr evaluate run=DIR against=OTHER_DIR       is it better? paired over splits and seeds, with an interval
 
-With run=DIR the run's own settings hold; paths, batch size and post-processing may be overridden.
+With run=DIR the run's own settings hold; paths, batch size, post-processing and window.test_overlap may be overridden.
 """
 log = logging.getLogger("psftr")
 PUBLISHED_SPLITS = range(10)

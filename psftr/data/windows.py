@@ -19,6 +19,7 @@ from psftr.errors import PsftrError
 from psftr.segments import Numbers, Timeline
 
 MODES = ("slide", "rescale")
+PEER_TEST_OVERLAP = 0.25
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,13 +163,16 @@ class WindowPolicy:
     def as_peer(self) -> WindowPolicy:
         """The peers' rules, all that differ from ours, for `protocol=peer` only.
 
-        Sliding: a window is measured one stride short when asking how much of an action is inside, and an action of one
-        stride or less does not exist, in the test either. Rescaling: the minimum length holds for the test too, and
-        an action counts however little of it the features cover. Segments keep our coordinates in both.
+        Sliding: a window is measured one stride short when asking how much of an action is inside, an action of one
+        stride or less does not exist, in the test either, and windows of the test overlap by a quarter. Rescaling: the
+        minimum length holds for the test too, and an action counts however little of it the features cover. Segments
+        keep our coordinates in both.
         """
         if self.mode == "rescale":
             return replace(self, min_inside=0.0, peer_filters_test=True)
-        return replace(self, peer_rows_short=1, peer_min_action_rows=1, peer_filters_test=True)
+        return replace(
+            self, test_overlap=PEER_TEST_OVERLAP, peer_rows_short=1, peer_min_action_rows=1, peer_filters_test=True
+        )
 
     def windows(self, video_id: str, timeline: Timeline, *, training: bool) -> list[Window]:
         """All windows of a video, in time order."""

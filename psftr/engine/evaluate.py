@@ -150,7 +150,7 @@ def _predictions_of(
     made = predictions.provenance.config if predictions.provenance else {}
     if precision not in ("auto", made.get("precision") or "32-true"):
         return None
-    if made.get("protocol") != protocol or any(made.get(group) != config.get(group) for group in groups):
+    if made.get("protocol") != protocol or any(lookup(made, key) != lookup(config, key) for key in groups):
         return None
     return predictions
 

@@ -110,7 +110,7 @@ class Method:
 
     settings: a settings class whose fields are groups; each becomes a key of the configuration beside the shared ones.
     reads_text: False for a method that takes no embeddings of names, so that any features do.
-    inference_groups: those of them that a user may change when a trained network is used.
+    inference_groups: those of them, or dotted keys in them, that a user may change when a trained network is used.
     condition: a word for predictions made under another condition than the network was trained for, such as
     "mismatched", for they get a file of their own; "" for its own condition.
     audit: (row, detections by video) of every question that `psftr evaluate audit=true` asks of a trained network.

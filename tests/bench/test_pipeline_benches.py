@@ -23,8 +23,8 @@ def test_inference_prints_and_writes_what_it_measured(capsys, monkeypatch, tmp_p
     assert main(["bench", "inference", "--quick", "--rounds", "1", "--json", str(out), *asked]) == 0
     figures = json.loads(out.read_text(encoding="utf-8"))
     assert figures["ratio"] == pytest.approx(figures["plain_ms"] / figures["ours_ms"])
-    # 45 rows make one window; 1,300 rows make 13 of 128 rows every 96, the last one from row 1,248 on
-    assert figures["windows"] == 1 + 14
+    # 45 rows make one window; 1,300 rows make 19 of 128 rows every 64, and one of the rest
+    assert figures["windows"] == 1 + 20
     assert (figures["precision"], figures["form"]) == ("bf16-mixed", "paper")
     assert f"{figures['ours_ms']:.1f} ms with ours, bf16-mixed" in capsys.readouterr().out
 

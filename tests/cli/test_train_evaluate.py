@@ -69,6 +69,20 @@ def test_detections_in_another_precision_are_made_again_and_say_so(sweep, workpl
     assert evaluated("precision=32-true") == ("32-true", "made")
 
 
+def test_windows_of_a_trained_run_may_overlap_more(sweep, workplace):
+    run = sweep / "1"
+
+    def evaluated(*more: str) -> tuple[float, bool]:
+        done = psftr("evaluate", f"run={run}", "figures=false", *more, cwd=workplace)
+        provenance = read_predictions(run / "predictions.json").provenance
+        return provenance.config["window"]["test_overlap"], "made before" in done.stdout
+
+    assert evaluated("redo=true") == (0.5, False)
+    assert evaluated("window.test_overlap=0.75") == (0.75, False)
+    assert evaluated("window.test_overlap=0.75") == (0.75, True)
+    assert evaluated() == (0.5, False)
+
+
 def test_predictions_file_evaluates_to_the_same_number(sweep, workplace):
     psftr("evaluate", f"run={sweep / '1'}", cwd=workplace)
     whole = json.loads((sweep / "1" / "evaluation" / "evaluation.json").read_text())

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -156,6 +158,7 @@ def test_the_peers_rules_are_those_of_as_peer_only():
     rescaled = policy(mode="rescale", min_action_s=0.5).as_peer()
     assert [a.label for a in rescaled.long_enough(actions, timeline(20), training=False)] == ["two rows"]
     past = Action(9.0, 19.0, "mostly past the features")
+    assert replace(ours, test_overlap=0.5).as_peer().test_overlap == 0.25  # theirs, whatever ours is
     assert [a for a, _ in rescaled.targets((past,), rescaled_window(timeline(20), "v", size=4))] == [past]
 
 

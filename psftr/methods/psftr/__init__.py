@@ -114,6 +114,6 @@ METHOD = Method(
     settings=PsftrSettings,
     localizer=_localizer,
     training=_training,
-    inference_groups=("postprocess",),
+    inference_groups=("postprocess", "window.test_overlap"),
     audit=_audit,
 )
