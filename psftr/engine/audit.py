@@ -36,13 +36,14 @@ class Audit:
 
 
 def audit_job(job: Job, saved: Saved, key: TrainedOn) -> Audit:
-    """Ask the method's questions of one run, on the classes and videos that the job looks for.
+    """Ask the method's questions of one run, on the classes and videos that the job looks for, by its settings.
 
     Raises PsftrError where the method has no audit.
     """
     method = find_method(job.name)
     if method.audit is None:
         raise PsftrError(f"{method.name} has no audit: leave out audit=true")
+    saved = replace(saved, facts={**saved.facts, "config": job.config})
     dataset, trained_on = job.dataset, tuple(saved.facts["train_classes"])
     unseen, store = dataset.split.unseen, dataset.store
     text = class_text(

@@ -35,7 +35,10 @@ OVERRIDABLE = (
 
 @dataclass(frozen=True, eq=False)
 class Job:
-    """One split of one setting: its predictions, and what they are scored on."""
+    """One split of one setting: its predictions, and what they are scored on.
+
+    config: of a trained run, its settings with what was given now.
+    """
 
     name: str
     common: CommonSettings
@@ -45,6 +48,7 @@ class Job:
     folder: Path
     device: str
     precision: str
+    config: Mapping[str, Any] | None = None
 
     def evaluate(self, predictions: Predictions | None = None) -> Evaluation:
         """Score these predictions, or others of the same split such as the baseline's."""
@@ -133,7 +137,9 @@ def run_job(run: RunFolder, settings: EvaluateSettings, given: Mapping[str, Any]
         )  # fmt: skip
         write_predictions(file, predictions)
         log.info("predictions  %s", file)
-    return Job(method.name, common, dataset, predictions, protocol, run.path, settings.device, settings.precision)
+    return Job(
+        method.name, common, dataset, predictions, protocol, run.path, settings.device, settings.precision, config
+    )
 
 
 def _predictions_of(

@@ -1,5 +1,6 @@
 """`psftr evaluate audit=true`, `classes=held-out` and `against=`: driven through the front door on a tiny sweep."""
 
+import csv
 import json
 import re
 import shutil
@@ -46,6 +47,24 @@ def test_the_audit_prints_every_row_and_the_line(workplace, seeds):
     )
     assert float(values["true segments given"]) > float(values["own names everywhere"])
     assert float(values["true class given to each query"]) >= float(values["own names everywhere"])
+
+
+@pytest.mark.parametrize("given", ["postprocess.soft_nms_sigma=5.0", "window.test_overlap=0.75"])
+def test_the_audit_is_of_the_settings_that_were_given(workplace, seeds, given):
+    def asked(*more: str) -> tuple[float, float]:
+        """mAP of the table, and of the audit's first row."""
+        command = ("run=seeds/1", "classes=held-out", "audit=true", "figures=false", "out=asked")
+        psftr("evaluate", *command, *more, cwd=workplace)
+        table = json.loads((workplace / "asked" / "evaluation.json").read_text(encoding="utf-8"))
+        with (workplace / "asked" / "audit.csv").open(encoding="utf-8") as file:
+            first = next(csv.DictReader(file))
+        assert first["row"] == "own names everywhere"
+        return table["mAP"]["average"]["mean"], float(first["mean"])
+
+    plain, changed = asked(), asked(given)
+    assert plain[0] == pytest.approx(plain[1], rel=1e-6)
+    assert changed[0] == pytest.approx(changed[1], rel=1e-6)
+    assert plain[0] != pytest.approx(changed[0], rel=1e-4)
 
 
 def test_held_out_classes_are_scored_on_training_videos(workplace, seeds):
