@@ -100,7 +100,9 @@ class WindowSettings(Checked):
     mode: str = setting("slide", "slide cuts windows, rescale makes one of the video", choices=("slide", "rescale"))
     size: int = setting(128, "length of a window", unit="rows", least=1)
     train_overlap: float = setting(0.75, "overlap of neighbouring training windows", least=0, below=1)
-    test_overlap: float = setting(0.25, "overlap of neighbouring windows in inference", least=0, below=1)
+    test_overlap: float = setting(
+        0.5, "overlap of neighbouring windows in inference; 0.25: the paper's", least=0, below=1
+    )
     min_inside: float = setting(0.75, "share of an action that must lie in a window to be its target", least=0, most=1)
     min_action_s: float = setting(0.0, "an action of this length or less is no training target", unit="s", least=0)
 

@@ -22,7 +22,8 @@ from psftr.features.text import TextEmbeddings
 from psftr.methods.psftr.build import build_network, build_postprocessor, build_window_policy, network_config
 from psftr.methods.psftr.localizer import PsftrLocalizer
 from psftr.methods.psftr.network import LayerOutputs
-from psftr.methods.psftr.settings import ModelSettings, PostprocessSettings, PsftrWindowSettings
+from psftr.methods.psftr.settings import ModelSettings, PostprocessSettings
+from psftr.settings import WindowSettings
 
 CLASSES, DIM, STRIDE, FPS, BATCH = 5, 512, 8, 30.0, 16
 
@@ -44,7 +45,7 @@ def run_benchmark(*, rounds: int, device: torch.device, videos: int, precision: 
     """
     torch.manual_seed(0)
     names = tuple(f"class {number}" for number in range(CLASSES))
-    policy = build_window_policy(PsftrWindowSettings(), is_peer=False)
+    policy = build_window_policy(WindowSettings(), is_peer=False)
     network = build_network(network_config(ModelSettings(**FORMS[form]), feature_dim=DIM, text_dim=DIM))
     localizer = PsftrLocalizer(
         network=network,

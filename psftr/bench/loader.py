@@ -22,7 +22,7 @@ from psftr.data.batches import Sample
 from psftr.data.loading import EpochSampler, RowReader, WindowDataset, as_it_is
 from psftr.features.store import FeatureStore, FeatureWriter
 from psftr.methods.psftr.build import build_window_policy
-from psftr.methods.psftr.settings import PsftrWindowSettings
+from psftr.settings import WindowSettings
 
 DIM, STRIDE, FPS, BATCH = 512, 8, 30.0, 16
 CLASSES = tuple(f"class {number}" for number in range(15))
@@ -71,7 +71,7 @@ def _write(path: Path, *, videos: int, rows: int) -> None:
 
 def _samples(store: FeatureStore) -> list[Sample]:
     """Every training window, with an action of two thirds of its length in it."""
-    policy = build_window_policy(PsftrWindowSettings(), is_peer=False)
+    policy = build_window_policy(WindowSettings(), is_peer=False)
     samples = []
     for number, video_id in enumerate(store.video_ids):
         for window in policy.windows(video_id, store.timeline(video_id), training=True):

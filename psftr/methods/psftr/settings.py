@@ -183,19 +183,10 @@ class PostprocessSettings(Checked):
 
 
 @dataclass(frozen=True, kw_only=True)
-class PsftrWindowSettings(WindowSettings):
-    """Windows of which more see an action whole than the paper's, where a quarter of a window overlaps."""
-
-    test_overlap: float = setting(
-        0.5, "overlap of neighbouring windows in inference; 0.25: the paper's", least=0, below=1
-    )
-
-
-@dataclass(frozen=True, kw_only=True)
 class PsftrSettings(Checked):
     """The groups that PSFTR adds to the shared settings."""
 
-    window: PsftrWindowSettings = group(PsftrWindowSettings)
+    window: WindowSettings = group(WindowSettings)
     model: ModelSettings = group(ModelSettings)
     matcher: MatcherSettings = group(MatcherSettings)
     loss: LossSettings = group(LossSettings)
