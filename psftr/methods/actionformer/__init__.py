@@ -89,6 +89,6 @@ METHOD = Method(
     settings=ActionFormerSettings,
     localizer=_localizer,
     training=_training,
-    inference_groups=("detections",),
+    inference_groups=("detections", "window.test_overlap"),
     reads_text=False,
 )

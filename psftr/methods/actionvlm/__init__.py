@@ -129,7 +129,7 @@ METHOD = Method(
     settings=ActionVlmSettings,
     localizer=_localizer,
     training=_training,
-    inference_groups=("detections", "mismatch"),
+    inference_groups=("detections", "mismatch", "window.test_overlap"),
     reads_text=False,
     condition=lambda own: "mismatched" if own.mismatch.descriptions else "",
 )
