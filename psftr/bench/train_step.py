@@ -101,7 +101,7 @@ def run_benchmark(*, rounds: int, device: torch.device, precision: str, form: st
             for layer in layers:
                 layer.attend = attend
             with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
-                beside = denoising.queries(batch.targets) if denoising else []
+                beside = denoising.queries(batch.targets) if denoising else None
                 outputs, denoised = net.read_beside(batch.features, batch.is_padding, texts, beside)
             total = criterion(outputs, batch)["total"]
             if denoising is not None:

@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Denoising"]
 
-GROUPS = 1  # noised copies of every action; two were no better (docs/decisions.md)
 NOISE = 0.5  # at most: of the centre in half widths, and of the width's logarithm
 _PLACES = 128  # of the window, that the position encoding tells apart
 
@@ -36,8 +35,8 @@ class Denoising(nn.Module):
         self.content = nn.Parameter(torch.randn(1, dim))
         self.position = nn.Linear(2 * dim, dim)
 
-    def queries(self, targets: Sequence[Target]) -> list[Queries]:
-        """GROUPS of queries, in each one for every action of a window: [B,n,...], with n of the window with most.
+    def queries(self, targets: Sequence[Target]) -> Queries:
+        """A query for every action of a window, its reference near the action: [B,n,...], n of the window with most.
 
         What a window has less of is filled up with queries in its middle, which `loss` leaves out.
         """
@@ -46,20 +45,6 @@ class Denoising(nn.Module):
         )
         if not actions.shape[1]:  # every parameter keeps a gradient, as DDP wants
             actions = actions.new_full((len(targets), 1, 2), 0.5)
-        return [self._around(actions) for _ in range(GROUPS)]
-
-    def loss(self, groups: Sequence[Sequence[LayerOutputs]], targets: Sequence[Target], criterion: Criterion) -> Tensor:
-        """The criterion's query terms of all layers, mean over the groups; of `read_beside`'s predictions."""
-        counts = [len(target.labels) for target in targets]
-        matches = [(torch.arange(count), torch.arange(count)) for count in counts]
-        layers = [layer for group in groups for layer in group]
-        device = layers[0].segments_cw.device
-        places = torch.arange(layers[0].segments_cw.shape[1], device=device)
-        is_filling = places >= torch.tensor(counts, device=device)[:, None]
-        return criterion.of_known_queries(layers, matches, targets, is_filling) / len(groups)
-
-    def _around(self, actions: Tensor) -> Queries:
-        """actions [B,n,2] centre and width in units of the window -> queries whose references are near them."""
         centre, width = actions.unbind(-1)
         noise = torch.empty_like(actions).uniform_(-NOISE, NOISE)
         noised = torch.stack((centre + noise[..., 0] * width / 2, width * noise[..., 1].exp()), dim=-1)
@@ -70,3 +55,12 @@ class Denoising(nn.Module):
         return Queries(
             content=self.content.expand(*actions.shape[:2], -1), position=position, references_cw=references_cw
         )
+
+    def loss(self, layers: Sequence[LayerOutputs], targets: Sequence[Target], criterion: Criterion) -> Tensor:
+        """The criterion's query terms of all layers; of what `read_beside` predicts for the queries beside."""
+        counts = [len(target.labels) for target in targets]
+        matches = [(torch.arange(count), torch.arange(count)) for count in counts]
+        device = layers[0].segments_cw.device
+        places = torch.arange(layers[0].segments_cw.shape[1], device=device)
+        is_filling = places >= torch.tensor(counts, device=device)[:, None]
+        return criterion.of_known_queries(layers, matches, targets, is_filling)

@@ -100,7 +100,7 @@ class PsftrModule(pl.LightningModule):
         """Of one step: the criterion's, denoising queries and, with language gates, the advantage; and their total."""
         if self.gated_training is not None:
             self.gated_training.begin_step(self.global_step)
-        beside = self.denoising.queries(batch.targets) if self.denoising else []
+        beside = self.denoising.queries(batch.targets) if self.denoising else None
         texts = Texts(encoder=self._train_text, queries=self._train_text, classifier=self._train_text)
         outputs, denoised = self.network.read_beside(batch.features, batch.is_padding, texts, beside)
         losses = self.criterion(outputs, batch)

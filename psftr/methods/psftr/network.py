@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -96,24 +95,25 @@ class PSFTR(nn.Module):
 
     def read(self, features: Tensor, is_padding: Tensor, texts: Texts) -> Outputs:
         """`forward` with a text of its own for each place where text enters; class logits are over the classifier's."""
-        return self.read_beside(features, is_padding, texts, ())[0]
+        return self.read_beside(features, is_padding, texts, None)[0]
 
     def read_beside(
-        self, features: Tensor, is_padding: Tensor, texts: Texts, beside: Sequence[Queries]
-    ) -> tuple[Outputs, list[list[LayerOutputs]]]:
-        """`read`, and what the layers of its outputs predict for further queries, one list for each group of them."""
+        self, features: Tensor, is_padding: Tensor, texts: Texts, beside: Queries | None
+    ) -> tuple[Outputs, list[LayerOutputs]]:
+        """`read`, and what the layers of its outputs predict for the queries beside; nothing where there are none."""
         visual, layers = self._layers(features, is_padding, texts, first=self.first_output, beside=beside)
-        further = [group.content.shape[1] for group in beside]
-        sizes = [layers[0].segments_cw.shape[1] - sum(further), *further]
-        own, *groups = (list(group) for group in zip(*(_split(layer, sizes) for layer in layers)))
-        return Outputs(own[-1], self.saliency_head(visual, is_padding), tuple(own[:-1])), groups
+        further: list[LayerOutputs] = []
+        if beside is not None:
+            own = layers[0].segments_cw.shape[1] - beside.content.shape[1]
+            layers, further = map(list, zip(*(_split(layer, own) for layer in layers)))
+        return Outputs(layers[-1], self.saliency_head(visual, is_padding), tuple(layers[:-1])), further
 
     def read_final(self, features: Tensor, is_padding: Tensor, texts: Texts) -> LayerOutputs:
         """`read(…).final` alone, all that detections are made of: nothing is computed of frames and earlier layers."""
         return self._layers(features, is_padding, texts, first=len(self.decoder.layers) - 1)[1][-1]
 
     def _layers(
-        self, features: Tensor, is_padding: Tensor, texts: Texts, *, first: int, beside: Sequence[Queries] = ()
+        self, features: Tensor, is_padding: Tensor, texts: Texts, *, first: int, beside: Queries | None = None
     ) -> tuple[Tensor, list[LayerOutputs]]:
         """F^ [B,T,d], and what the decoder layers from `first` on predict, for the queries beside too."""
         for text in (texts.encoder, texts.queries, texts.classifier):
@@ -161,8 +161,7 @@ class PSFTR(nn.Module):
             )
 
 
-def _split(layer: LayerOutputs, sizes: Sequence[int]) -> list[LayerOutputs]:
-    """By groups of queries, which lie one after the other."""
+def _split(layer: LayerOutputs, count: int) -> tuple[LayerOutputs, LayerOutputs]:
+    """The first `count` queries, and those after them."""
     whole = (layer.class_logits, layer.segments_cw, layer.actionness_logits)
-    parts = (part.split(list(sizes), dim=1) for part in whole)
-    return [LayerOutputs(*one) for one in zip(*parts, strict=True)]
+    return LayerOutputs(*(part[:, :count] for part in whole)), LayerOutputs(*(part[:, count:] for part in whole))

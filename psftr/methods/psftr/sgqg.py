@@ -46,12 +46,12 @@ class QuerySelfAttention(nn.Module):
         """content [B|1,Q,d], position [Q,d] or [B,Q,d] -> [B|1,Q,d]."""
         return self.norm(self.residual(content, self._attend(content, position)))
 
-    def in_groups(self, content: Tensor, groups: Iterable[tuple[Tensor, Tensor]]) -> Tensor:
-        """`forward` where each query sees those of its own group: (content, position) of each, in their order along Q.
+    def apart(self, content: Tensor, parts: Iterable[tuple[Tensor, Tensor]]) -> Tensor:
+        """`forward` where each query sees those of its own part: (content, position) of each, in their order along Q.
 
-        content [B,Q,d] is that of all. A group may have one batch row for all windows.
+        content [B,Q,d] is that of all. A part may have one batch row for all windows.
         """
-        attended = [self._attend(*group).expand(len(content), -1, -1) for group in groups]
+        attended = [self._attend(*part).expand(len(content), -1, -1) for part in parts]
         return self.norm(self.residual(content, torch.cat(attended, dim=1)))
 
     def _attend(self, content: Tensor, position: Tensor) -> Tensor:
@@ -132,14 +132,14 @@ class SgqgLayer(nn.Module):
         visual: Tensor,
         text: Tensor,
         is_padding: Tensor,
-        groups: Sequence[tuple[Tensor, Tensor]] = (),
+        parts: Sequence[tuple[Tensor, Tensor]] = (),
     ) -> Tensor:
         """content [B|1,Q,d], position [Q,d] or [B,Q,d], references_cw [B|1,Q,2], F^ [B,T,d], T^ [B|1,K,d] -> [B,Q,d].
 
-        groups: (content, position) of those that see each other, see `QuerySelfAttention.in_groups`; none: all see all.
+        parts: (content, position) of those that see each other, see `QuerySelfAttention.apart`; none: all see all.
         """
-        if groups:
-            attended = self.self_attention.in_groups(content, groups)  # Q_bar
+        if parts:
+            attended = self.self_attention.apart(content, parts)  # Q_bar
         else:
             attended = self.self_attention(content, position)
         infused = self.infusion(attended, content, text)  # Q~, equation 3
@@ -169,30 +169,30 @@ class SGQG(nn.Module):
             self.reference.bias.copy_(torch.tensor([0.0, -2.0]))
 
     def forward(
-        self, visual: Tensor, text: Tensor, is_padding: Tensor, beside: Sequence[Queries] = ()
+        self, visual: Tensor, text: Tensor, is_padding: Tensor, beside: Queries | None = None
     ) -> tuple[Tensor, Tensor]:
         """visual F^ [B,T,d], text T^ [B|1,K,d], is_padding [B,T] -> of N layers: queries Q^ [N,B,Q,d], cw [N,B,Q,2].
 
-        beside: further queries, each a group of its own; they follow the learnable ones along Q.
+        beside: further queries; they follow the learnable ones along Q.
         """
         position, content = self.queries.chunk(2, dim=-1)
         references_cw = self.reference(position).float().sigmoid()[None]
         content = content[None]
-        groups: list[tuple[Tensor, Tensor]] = []
-        if beside:
+        parts: list[tuple[Tensor, Tensor]] = []
+        if beside is not None:
             # the learnable queries are those of every window until they have seen one: they attend to each other once
-            groups = [(content, position), *((group.content, group.position) for group in beside)]
+            parts = [(content, position), (beside.content, beside.position)]
             own = Queries(content=content, position=position[None], references_cw=references_cw)
-            content, position, references_cw = _side_by_side([own, *beside], batch=len(visual))
-        sizes = [group[0].shape[1] for group in groups]
+            content, position, references_cw = _side_by_side(own, beside)
+        sizes = [part[0].shape[1] for part in parts]
         queries, segments_cw = [], []
         for layer in self.layers:
-            content = layer(content, position, references_cw, visual, text, is_padding, groups)
+            content = layer(content, position, references_cw, visual, text, is_padding, parts)
             queries.append(content)
             segments_cw.append(self.segment_head(content, references_cw))
             references_cw = self.next_references(references_cw, segments_cw[-1])
-            if groups:
-                groups = list(zip(content.split(sizes, dim=1), position.split(sizes, dim=1)))
+            if parts:
+                parts = list(zip(content.split(sizes, dim=1), position.split(sizes, dim=1)))
         return torch.stack(queries), torch.stack(segments_cw)
 
     def next_references(self, references_cw: Tensor, segments_cw: Tensor) -> Tensor:
@@ -200,12 +200,17 @@ class SGQG(nn.Module):
         return references_cw
 
 
-def _side_by_side(groups: Sequence[Queries], *, batch: int) -> tuple[Tensor, Tensor, Tensor]:
-    """(content, position, references) of all groups, one after the other along Q, each with `batch` rows."""
-    parts = ((group.content, group.position, group.references_cw) for group in groups)
-    content, position, references_cw = (
-        torch.cat([part.expand(batch, -1, -1) for part in same], dim=1) for same in zip(*parts)
+def _side_by_side(own: Queries, beside: Queries) -> tuple[Tensor, Tensor, Tensor]:
+    """(content, position, references) of both along Q; `own` has one batch row, `beside` one for each window."""
+    joined = (
+        torch.cat((ours.expand(len(theirs), -1, -1), theirs), dim=1)
+        for ours, theirs in (
+            (own.content, beside.content),
+            (own.position, beside.position),
+            (own.references_cw, beside.references_cw),
+        )
     )
+    content, position, references_cw = joined
     return content, position, references_cw
 
 

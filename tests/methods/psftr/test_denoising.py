@@ -1,6 +1,7 @@
 """Denoising queries: what they start from, what they are asked for, and that nothing else of the network sees them."""
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ from torch.utils.data import DataLoader
 
 from psftr.engine.trainer import EpochSeed
 from psftr.errors import PsftrError
-from psftr.methods.psftr.denoising import GROUPS, NOISE, Denoising
+from psftr.methods.psftr.denoising import NOISE, Denoising
 from psftr.methods.psftr.module import PsftrModule
 from psftr.methods.psftr.network import LayerOutputs, Texts
 from psftr.segments import centre_width_to_start_end
@@ -23,47 +24,48 @@ def reading(model, batch):
     return batch.features, batch.is_padding, Texts(encoder=text, queries=text, classifier=text)
 
 
-def two_groups(model, batch):
-    return [model.denoising.queries(batch.targets)[0] for _ in range(2)]
-
-
-def test_every_action_has_a_noised_copy_in_each_group():
+def test_every_action_has_a_noised_copy_of_its_own():
     torch.manual_seed(0)
     batch = one_batch()
     denoising = Denoising(dim=32)
-    groups = [*denoising.queries(batch.targets), *denoising.queries(batch.targets)]
-    assert len(groups) == 2 * GROUPS
-    for group in groups:
-        assert group.content.shape == group.position.shape == (3, 3, 32)
-        for target, references in zip(batch.targets, group.references_cw):
+    drawn = [denoising.queries(batch.targets) for _ in range(2)]
+    for queries in drawn:
+        assert queries.content.shape == queries.position.shape == (3, 3, 32)
+        for target, references in zip(batch.targets, queries.references_cw):
             centre, width = target.segments_cw.unbind(-1)
             noised_centre, noised_width = references[: len(target.labels)].unbind(-1)
             assert ((noised_centre - centre).abs() <= NOISE * width / 2 + 1e-6).all()
             assert ((noised_width / width).log().abs() <= NOISE + 1e-5).all()
             assert not torch.equal(noised_centre, centre)
-    assert not torch.equal(groups[0].references_cw, groups[1].references_cw)
+    assert not torch.equal(drawn[0].references_cw, drawn[1].references_cw)
 
 
 def test_the_learnable_queries_never_see_them():
     torch.manual_seed(0)
     batch, model = one_batch(), module(denoising=1.0).eval()
     alone = model.network.read(*reading(model, batch))
-    beside, (first, second) = model.network.read_beside(*reading(model, batch), two_groups(model, batch))
+    queries = model.denoising.queries(batch.targets)
+    beside, denoised = model.network.read_beside(*reading(model, batch), queries)
     for own, other in zip((*alone.auxiliary, alone.final), (*beside.auxiliary, beside.final), strict=True):
         for name in ("class_logits", "segments_cw", "actionness_logits"):
             torch.testing.assert_close(getattr(own, name), getattr(other, name), atol=1e-5, rtol=1e-5)
-    assert len(first) == len(second) == 2  # decoder layers
-    assert first[0].class_logits.shape == (3, 3, len(CLASSES))
+    assert len(denoised) == 2  # decoder layers
+    assert denoised[0].class_logits.shape == (3, 3, len(CLASSES))
     torch.testing.assert_close(alone.saliency_logits, beside.saliency_logits)
 
 
-def test_groups_do_not_see_each_other():
+def test_they_see_each_other_and_never_the_learnable_queries():
     torch.manual_seed(0)
     batch, model = one_batch(), module(denoising=1.0).eval()
-    first, second = two_groups(model, batch)
-    _, (one, _) = model.network.read_beside(*reading(model, batch), (first, second))
-    _, (other, _) = model.network.read_beside(*reading(model, batch), (first, first))
-    torch.testing.assert_close(one[-1].segments_cw, other[-1].segments_cw)
+    queries = model.denoising.queries(batch.targets)
+    _, before = model.network.read_beside(*reading(model, batch), queries)
+    alone = replace(queries, **{name: value[:, :1] for name, value in vars(queries).items()})
+    _, without_others = model.network.read_beside(*reading(model, batch), alone)
+    assert not torch.allclose(before[-1].segments_cw[:, :1], without_others[-1].segments_cw)
+    with torch.no_grad():  # the content half only: the references stay, and so does what the first layer reads
+        model.network.decoder.queries[:, 32:].normal_()
+    _, after = model.network.read_beside(*reading(model, batch), queries)
+    torch.testing.assert_close(before[-1].segments_cw, after[-1].segments_cw)
 
 
 def perfect(batch, actionness):
@@ -79,7 +81,7 @@ def perfect(batch, actionness):
 def test_mended_queries_cost_nothing_and_each_error_costs_its_term():
     batch, model = one_batch(), module(denoising=1.0)
     right = perfect(batch, 20.0)
-    loss = lambda layer: model.denoising.loss([[layer], [layer]], batch.targets, model.criterion).item()  # noqa: E731
+    loss = lambda layer: model.denoising.loss([layer], batch.targets, model.criterion).item()  # noqa: E731
     assert loss(right) == pytest.approx(0.0, abs=1e-5)
     moved = LayerOutputs(right.class_logits, right.segments_cw.clone(), right.actionness_logits)
     moved.segments_cw[0, 0, 0] += 0.02
