@@ -35,7 +35,8 @@ CHECKPOINT_KEY = "psftr"
 NETWORK_PREFIX = "network."
 HUB_SCHEME = "hf://"
 # psftr 0.1 knew the paper's form only, and did not write down what there was no choice of
-PAPER_MODEL = {"similarity_guidance": False}
+WHOLE_FRAMES = {"frame_components": 0}
+PAPER_MODEL = {"similarity_guidance": False, **WHOLE_FRAMES}
 PAPER_SCORES = {"class_temperature": 1.0, "evidence_weight": 0.0}
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
@@ -247,18 +248,20 @@ def current_facts(facts: Any, where: str) -> dict[str, Any]:
             f"{where} has format version {version}, this psftr reads 1 and {FORMAT_VERSION}: "
             f"use the psftr that wrote it ({facts.get('code_version', 'version not stated')})"
         )
-    config = without_references(facts.get("config") or {})
-    return {**facts, "network": _without_references(facts["network"]), "config": config}
+    config = config_of_before(facts.get("config") or {})
+    is_psftr = facts.get("method") == "psftr"
+    return {**facts, "network": _model_of_before(facts["network"]) if is_psftr else facts["network"], "config": config}
 
 
-def without_references(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings of a run less `model.references`, which chose where queries start; the network is the same."""
-    changed = {"model": _without_references(config["model"])} if "model" in config else {}
+def config_of_before(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of a run of any psftr since 0.2 by today's names; the network is the same."""
+    changed = {"model": _model_of_before(config["model"])} if "model" in config else {}
     return {**config, **changed}
 
 
-def _without_references(model: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in model.items() if key != "references"}
+def _model_of_before(model: Mapping[str, Any]) -> dict[str, Any]:
+    """Less `references`, which chose where queries start, and with what there was no choice of before."""
+    return {**WHOLE_FRAMES, **{key: value for key, value in model.items() if key != "references"}}
 
 
 def _from_format_1(facts: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -130,10 +131,25 @@ def test_where_queries_once_started_is_passed_over(folder):
     (folder / "config.json").write_text(json.dumps(old))
     _, read = network_of(folder)
     assert "references" not in read["network"]
-    assert read["config"] == {"model": {}}
+    assert read["config"] == {"model": {"frame_components": 0}}
     run = {"format": FORMAT, "status": "finished", "config": {"seed": 1, "model": {"dim": 16, "references": "random"}}}
     (folder / "run.json").write_text(json.dumps(run))
-    assert RunFolder(folder).read()["config"] == {"seed": 1, "model": {"dim": 16}}
+    assert RunFolder(folder).read()["config"] == {"seed": 1, "model": {"dim": 16, "frame_components": 0}}
+
+
+@pytest.mark.parametrize("components", [0, 3])
+def test_a_network_of_before_reads_whole_frames_and_one_of_today_what_it_was_fitted_to(tmp_path, components):
+    config = replace(TINY, frame_components=components)
+    network = build_network(config)
+    network.convolution.fit([torch.randn(9, 8)])
+    told = facts() | {"network": to_dict(config)}
+    if not components:  # as it was written before there was the setting
+        del told["network"]["frame_components"]
+    loaded, read = network_of(save_pretrained(tmp_path / "trained", network, told))
+    assert read["network"]["frame_components"] == components
+    features, is_padding, text = torch.randn(2, 12, 8), torch.zeros(2, 12, dtype=torch.bool), torch.randn(5, 8)
+    expected = network.eval()(features, is_padding, text).final.segments_cw
+    assert torch.equal(loaded(features, is_padding, text).final.segments_cw, expected)
 
 
 def test_settings_of_psftr_0_1_have_todays_names():

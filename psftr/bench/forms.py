@@ -8,6 +8,7 @@ from typing import Any
 FORMS: Mapping[str, Mapping[str, Any]] = {
     "default": {},
     "paper": {
+        "frame_components": 0,
         "similarity_guidance": False,
         "text_to_vision": True,
         "vision_to_text": True,

@@ -6,7 +6,7 @@ Only `protocol="peer"` shows unseen classes to training: it validates on the tes
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -26,6 +26,8 @@ from psftr.files import some
 from psftr.settings import DataSettings
 
 log = logging.getLogger(__name__)
+
+_MOST_VIDEOS = 1000  # that statistics of frames are made of: their files are read once more than a training needs
 
 # The share kept for validation where it chooses the checkpoint and the user named none.
 CHOOSING_VAL_FRACTION = 0.1
@@ -177,6 +179,12 @@ class ZstalDataModule(pl.LightningDataModule):
             "held_out_classes": list(self.held_out_classes),
             "validation": self.validation_words(),
         }
+
+    def training_frames(self) -> Iterator[np.ndarray]:
+        """[n,D] float32 for each training video, all its frames; at most _MOST_VIDEOS of them, evenly chosen."""
+        videos = tuple(self.train_annotations.videos)
+        for video_id in videos[:: -(-len(videos) // _MOST_VIDEOS)]:
+            yield self.store.read_rows(video_id)
 
     def validation_words(self) -> str:
         """What validation measures, in a phrase."""

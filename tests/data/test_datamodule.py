@@ -75,6 +75,20 @@ def datamodule(store, annotations=None, *, split=SPLIT, spec=SPEC, policy=POLICY
     return made
 
 
+def test_the_frames_of_a_training_are_those_of_its_videos_and_no_others(store, monkeypatch):
+    annotations = world()
+    lengths = {id_: round(video.duration_s * 2) for id_, video in annotations.videos.items()}
+    made = datamodule(store, held_out_classes=1, val_fraction=0.0)
+    (held_out,) = made.held_out_classes
+    frames = list(made.training_frames())
+    ids = list(made.train_annotations.videos)
+    assert not [id_ for id_ in ids if id_.startswith((held_out, "test"))]
+    assert [len(rows) for rows in frames] == [lengths[id_] for id_ in ids]
+    assert all((rows[:, 0] == np.arange(len(rows))).all() for rows in frames)
+    monkeypatch.setattr("psftr.data.datamodule._MOST_VIDEOS", 3)
+    assert len(list(made.training_frames())) == 3
+
+
 def videos_of(loader):
     return {window.video_id for batch in loader for window in batch.windows}
 

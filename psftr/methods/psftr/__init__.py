@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 
 def _training(setup: TrainingSetup) -> Training:
+    import torch
+
     from psftr.data.datamodule import ZstalDataModule, val_share
     from psftr.methods.psftr.build import build_window_policy, network_config
     from psftr.methods.psftr.module import PsftrModule
@@ -46,6 +48,7 @@ def _training(setup: TrainingSetup) -> Training:
         text=text,
         score=setup.score(data.val_annotations, data.val_classes) if data.val_annotations.videos else None,
     )
+    module.network.convolution.fit(map(torch.from_numpy, data.training_frames()))
     count = sum(p.numel() for p in module.network.parameters()) / 1e6
     return Training(
         module=module,

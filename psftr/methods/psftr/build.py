@@ -131,7 +131,9 @@ def build_network(config: NetworkConfig) -> PSFTR:
     decoder = RefiningSGQG if config.refine else SGQG
     reads_curves = config.similarity_guidance or config.class_head == "similarity"
     return PSFTR(
-        convolution=TemporalConvolution(feature_dim=config.feature_dim, dim=config.dim),
+        convolution=TemporalConvolution(
+            feature_dim=config.feature_dim, dim=config.dim, components=config.frame_components
+        ),
         text_projection=nn.Linear(config.text_dim, config.dim) if adapts_text else nn.Identity(),
         encoder=SSAE(layers=[_ssae_layer(config, index) for index in range(config.encoder_layers)]),
         decoder=decoder(

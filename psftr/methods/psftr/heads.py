@@ -69,8 +69,8 @@ class SaliencyHead(nn.Module):
 
     def forward(self, visual: Tensor, is_padding: Tensor) -> Tensor:
         """visual F^ [B,T,d], is_padding [B,T] -> logits [B,T] float32, PADDING_SALIENCY where padded."""
-        local = F.leaky_relu(convolve_rows(self.local, zero_padding(visual, is_padding)), 0.2)
-        logits = convolve_rows(self.logit, local)
+        local = F.leaky_relu(convolve_rows(zero_padding(visual, is_padding), self.local.weight, self.local.bias), 0.2)
+        logits = convolve_rows(local, self.logit.weight, self.logit.bias)
         return logits.float().squeeze(-1).masked_fill(is_padding, PADDING_SALIENCY)
 
 

@@ -167,7 +167,12 @@ class PsftrModule(pl.LightningModule):
         return [optimizer], schedules
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Take checkpoints from before there were denoising queries; a training cannot go on from them."""
+        """Take checkpoints from before frames were cut down, and from before there were denoising queries.
+
+        A training cannot go on from the latter; from the former `psftr train` lets none go on.
+        """
+        if "network.convolution.basis" not in checkpoint["state_dict"]:
+            self.network.convolution.basis = None
         own = {} if self.denoising is None else self.denoising.state_dict(prefix="denoising.")
         if absent := {name: value for name, value in own.items() if name not in checkpoint["state_dict"]}:
             if self._trainer is not None and self.trainer.training:

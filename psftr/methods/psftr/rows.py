@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 __all__ = ["convolve_rows", "zero_padding"]
 
@@ -17,17 +17,17 @@ def zero_padding(rows: Tensor, is_padding: Tensor) -> Tensor:
     return rows * (~is_padding)[..., None].to(rows.dtype)
 
 
-def convolve_rows(convolution: nn.Conv1d, rows: Tensor) -> Tensor:
-    """rows [B,T,C] -> [B,T,d]: the convolution over time, of stride 1 and with as many rows out as in.
+def convolve_rows(rows: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """rows [B,T,C], weight [d,C,S] with S odd, bias [d] -> [B,T,d]: the convolution over time, as many rows out as in.
 
-    On a CPU one product of matrices, of every row beside its neighbours. `convolution` itself is the slow twin and runs
-    everywhere else: in bfloat16 it takes 1.13 times as long, and all that is near it works on transposed memory.
+    On a CPU one product of matrices, of every row beside its neighbours. `conv1d` is the slow twin and runs everywhere
+    else: in bfloat16 it takes 1.13 times as long, and all that is near it works on transposed memory.
     """
+    size, length = weight.shape[-1], rows.shape[1]
     if rows.device.type != "cpu" or torch.compiler.is_compiling():
-        return convolution(rows.transpose(1, 2)).transpose(1, 2)
-    (size,), length = convolution.kernel_size, rows.shape[1]
+        return F.conv1d(rows.transpose(1, 2), weight, bias, padding=size // 2).transpose(1, 2)
     if size == 1:  # its gradient in the memory layout of the weight, which several devices want
-        return F.linear(rows, convolution.weight.squeeze(-1), convolution.bias)
+        return F.linear(rows, weight.squeeze(-1), bias)
     padded = F.pad(rows, (0, 0, size // 2, size // 2))
     beside = torch.cat([padded[:, first : first + length] for first in range(size)], dim=-1)  # [B,T,size*C]
-    return F.linear(beside, convolution.weight.transpose(1, 2).flatten(1), convolution.bias)
+    return F.linear(beside, weight.transpose(1, 2).flatten(1), bias)

@@ -37,6 +37,9 @@ class ModelSettings(Checked):
     queries: int = setting(40, "queries, the most actions a window can have", least=2)
     ffn_expansion: int = setting(4, "hidden width of feed-forward blocks, in model widths", least=1)
     dropout: float = setting(0.1, "dropout on residual branches", least=0, below=1)
+    frame_components: int = setting(
+        64, "principal components of training frames that the encoder reads; 0: frames as they are", least=0
+    )
     similarity_guidance: bool = setting(
         True, "names guide the encoder as curves of their similarity to every frame, read with weights all names share"
     )

@@ -7,7 +7,7 @@ transformer layer's feed-forward, or by `Unread` where nothing later would read 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -31,18 +31,46 @@ __all__ = [
 
 
 class TemporalConvolution(nn.Module):
-    """V~ = Linear(LeakyReLU(Conv1d(V))), padding zeroed before and after; adapts the feature width to the model's."""
+    """V~ = Linear(LeakyReLU(Conv1d(V))), padding zeroed before and after; adapts the feature width to the model's.
 
-    def __init__(self, *, feature_dim: int, dim: int) -> None:
+    With `components`, V is first cut down to that many principal components of training frames. What a frame has in
+    other directions the training says nothing about: the starting weights, which are drawn, would make noise of it, and
+    frames of unseen classes have far more of it than those of seen ones (docs/decisions.md).
+    """
+
+    basis: Tensor | None
+
+    def __init__(self, *, feature_dim: int, dim: int, components: int) -> None:
         super().__init__()
         self.convolution = nn.Conv1d(feature_dim, dim, kernel_size=3, padding=1)
         self.projection = nn.Linear(dim, dim)
         nn.init.kaiming_uniform_(self.convolution.weight, a=0.2)
+        is_cut = 0 < components < feature_dim
+        self.register_buffer("basis", torch.eye(feature_dim, components) if is_cut else None)
 
     def forward(self, features: Tensor, is_padding: Tensor) -> Tensor:
         """features [B,T,D], zero where padded; is_padding [B,T] -> [B,T,d], zero where padded."""
-        local = F.leaky_relu(convolve_rows(self.convolution, features), 0.2)
+        weight = self.convolution.weight
+        if self.basis is not None:
+            # equal to convolving V @ basis @ basis.T, with components / D of the work
+            features = features @ self.basis
+            weight = (weight.transpose(1, 2) @ self.basis).transpose(1, 2)
+        local = F.leaky_relu(convolve_rows(features, weight, self.convolution.bias), 0.2)
         return zero_padding(self.projection(local), is_padding)
+
+    @torch.no_grad()
+    def fit(self, frames: Iterable[Tensor]) -> None:
+        """Take the principal components, about zero, of frames [n,D], n of each video; nothing without `components`.
+
+        As columns of `basis` [D,components] that stand at right angles, first the one with most of the frames.
+        """
+        if self.basis is None:
+            return
+        moment = torch.zeros(self.basis.shape[0], self.basis.shape[0], dtype=torch.float64)
+        for of_video in frames:
+            moment += of_video.T @ of_video
+        axes = torch.linalg.eigh(moment).eigenvectors  # from the least to the most
+        self.basis.copy_(axes.flip(1)[:, : self.basis.shape[1]])
 
 
 class VisualSynergy(nn.Module):

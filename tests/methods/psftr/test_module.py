@@ -1,4 +1,5 @@
 import copy
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -260,6 +261,26 @@ def test_lightning_builds_the_module_again_from_its_checkpoint(tmp_path):
         again.names(CLASSES)
     told = PsftrModule.load_from_checkpoint(tmp_path / "own.ckpt", weights_only=True, text=text())
     assert told.names(("swim",)).shape == (1, DIM)
+
+
+def test_a_checkpoint_from_before_frames_were_cut_down_reads_whole_frames(tmp_path):
+    def saved(model, name):
+        run = trainer(tmp_path, max_epochs=1, num_sanity_val_steps=0)
+        run.fit(model, loader(1), loader(1))
+        run.save_checkpoint(tmp_path / name)
+        return torch.load(tmp_path / name, weights_only=True)
+
+    batch = one_batch()
+    whole, cut = module(), module(model=replace(TINY, frame_components=3))
+    old, new = saved(whole, "old.ckpt"), saved(cut, "new.ckpt")
+    assert "network.convolution.basis" in new["state_dict"]
+    # nothing was written down; a later default must not reach it
+    old["hyper_parameters"]["settings"]["model"]["frame_components"] = 3
+    torch.save(old, tmp_path / "old.ckpt")
+    for name, trained in (("old.ckpt", whole), ("new.ckpt", cut)):
+        again = PsftrModule.load_from_checkpoint(tmp_path / name, weights_only=True, text=text()).eval()
+        expected = trained.eval()(batch, trained.names(CLASSES)).final.segments_cw
+        assert torch.equal(again(batch, again.names(CLASSES)).final.segments_cw, expected)
 
 
 def test_moving_average_of_weights_is_what_is_validated_and_saved(tmp_path):

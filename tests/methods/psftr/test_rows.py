@@ -23,7 +23,7 @@ def test_a_row_is_summed_with_its_neighbours():
     with torch.no_grad():
         convolution.weight.copy_(torch.tensor([[[100.0, 10.0, 1.0]]]))
         convolution.bias.fill_(0.5)
-        out = convolve_rows(convolution, torch.tensor([[[1.0], [2.0], [3.0]]]))
+        out = convolve_rows(torch.tensor([[[1.0], [2.0], [3.0]]]), convolution.weight, convolution.bias)
     assert out.flatten().tolist() == [12.5, 123.5, 230.5]
 
 
@@ -34,7 +34,10 @@ def test_a_convolution_equals_its_slow_twin(kernel_size, length):
     convolution = nn.Conv1d(4, 6, kernel_size, padding=kernel_size // 2).double()
     rows = torch.randn(2, length, 4, dtype=torch.double, requires_grad=True)
     grads = []
-    for out in (convolve_rows(convolution, rows), convolution(rows.transpose(1, 2)).transpose(1, 2)):
+    for out in (
+        convolve_rows(rows, convolution.weight, convolution.bias),
+        convolution(rows.transpose(1, 2)).transpose(1, 2),
+    ):
         grads.append((out, *torch.autograd.grad(out.square().sum(), [rows, *convolution.parameters()])))
     for ours, twin in zip(*grads):
         torch.testing.assert_close(ours, twin, rtol=1e-12, atol=1e-12)
@@ -44,7 +47,7 @@ def test_under_autocast_a_convolution_is_a_product_in_bfloat16():
     torch.manual_seed(0)
     convolution, rows = nn.Conv1d(8, 8, 3, padding=1), torch.randn(2, 9, 8)
     with torch.autocast("cpu", torch.bfloat16):
-        out = convolve_rows(convolution, rows)
+        out = convolve_rows(rows, convolution.weight, convolution.bias)
         twin = convolution(rows.transpose(1, 2)).transpose(1, 2)
     assert out.dtype == twin.dtype == torch.bfloat16
     torch.testing.assert_close(out, twin, rtol=2**-7, atol=2**-7)

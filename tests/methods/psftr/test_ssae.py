@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+import torch.nn.functional as F
 from parts import network_config
 
 from psftr.methods.psftr.build import build_network
@@ -23,15 +24,43 @@ def test_sine_encoding_starts_at_sine_and_cosine_of_zero():
     torch.testing.assert_close(encoding[2, :2], expected)
 
 
-def test_convolution_neither_reads_nor_writes_padding():
+@pytest.mark.parametrize("components", [0, 3])
+def test_convolution_neither_reads_nor_writes_padding(components):
     torch.manual_seed(0)
-    convolution = TemporalConvolution(feature_dim=6, dim=4)
+    convolution = TemporalConvolution(feature_dim=6, dim=4, components=components)
     features = torch.randn(1, 5, 6)
     features[:, 3:] = 0
     is_padding = torch.tensor([[False, False, False, True, True]])
     out = convolution(features, is_padding)
     assert not out[:, 3:].any()
     torch.testing.assert_close(out[:, :3], convolution(features[:, :3], is_padding[:, :3]))
+
+
+def test_the_convolution_reads_the_directions_that_training_frames_fill_and_no_other():
+    torch.manual_seed(0)
+    convolution = TemporalConvolution(feature_dim=6, dim=4, components=2)
+    plane = torch.linalg.qr(torch.randn(6, 6)).Q  # the first two columns: where the training frames lie
+    convolution.fit(torch.randn(n, 2) * torch.tensor([3.0, 1.0]) @ plane[:, :2].T for n in (20, 30))
+    torch.testing.assert_close(convolution.basis.T @ convolution.basis, torch.eye(2), atol=1e-6, rtol=0)
+    features, is_padding = torch.randn(2, 5, 6), torch.zeros(2, 5).bool()
+    out = convolution(features, is_padding)
+    elsewhere = torch.randn(2, 5, 4) @ plane[:, 2:].T
+    torch.testing.assert_close(convolution(features + elsewhere, is_padding), out, atol=1e-5, rtol=0)
+    assert not torch.allclose(convolution(features + 0.1 * plane[:, 0], is_padding), out, atol=1e-3)
+    # the slow twin: frames cut down to the plane, all of their numbers convolved
+    cut = (features @ convolution.basis @ convolution.basis.T).transpose(1, 2)
+    twin = convolution.projection(F.leaky_relu(convolution.convolution(cut).transpose(1, 2), 0.2))
+    torch.testing.assert_close(out, twin, atol=1e-5, rtol=0)
+    grads = [torch.autograd.grad(way.square().sum(), convolution.convolution.weight)[0] for way in (out, twin)]
+    torch.testing.assert_close(*grads, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("components", [0, 6, 48])
+def test_as_many_components_as_a_frame_has_numbers_or_none_leave_frames_as_they_are(components):
+    convolution = TemporalConvolution(feature_dim=6, dim=4, components=components)
+    convolution.fit(iter([torch.randn(9, 6)]))
+    assert convolution.basis is None
+    assert "basis" not in convolution.state_dict()
 
 
 def test_valid_frames_do_not_depend_on_the_amount_of_padding():
