@@ -30,6 +30,7 @@ __all__ = [
 ]
 
 CURVE_SCALE = 25.0  # centred cosines of CLIP lie within about +-0.1: times this, curves are of order one
+_LEAST_LENGTH = 1e-12  # of a frame, as in torch.nn.functional.normalize
 _FULL_MOMENTUM = 0.01  # the running mean ends as an average over about the last hundred batches
 
 
@@ -52,21 +53,25 @@ class CentredSimilarity(nn.Module):
     def forward(self, features: Tensor, text: Tensor, is_padding: Tensor) -> Tensor:
         """features V [B,T,D], text T [K,D], is_padding [B,T] -> curves [B,K,T] float32, 0 where padded.
 
-        All-zero text gives all-zero curves: the neutral input.
+        All-zero text gives all-zero curves: the neutral input. Frames are read as they are, and what comes of them is
+        divided by their lengths: there are far fewer names than numbers in a frame.
         """
         with torch.autocast(features.device.type, enabled=False):
-            frames = F.normalize(features.float(), dim=-1)
+            frames = features.float()
+            length = frames.norm(dim=-1, keepdim=True).clamp(min=_LEAST_LENGTH)  # [B,T,1]
             if self.training:
-                self._update(frames.detach(), is_padding)
+                self._update(frames.detach(), length.detach(), is_padding)
             names = F.normalize(text.float(), dim=-1)
-            curves = CURVE_SCALE * ((frames - self.frame_mean) @ names.T).transpose(1, 2)
+            cosines = frames @ names.T / length
+            curves = CURVE_SCALE * (cosines - self.frame_mean @ names.T).transpose(1, 2)
             return curves.masked_fill(is_padding[:, None, :], 0.0)
 
     @torch.no_grad()
-    def _update(self, frames: Tensor, is_padding: Tensor) -> None:
+    def _update(self, frames: Tensor, length: Tensor, is_padding: Tensor) -> None:
         """Move the mean towards the valid frames of all ranks' batches: a plain average at first, then a slow one."""
-        is_valid = ~is_padding
-        total = torch.cat(((frames * is_valid[..., None]).sum((0, 1)), is_valid.sum().float()[None]))
+        is_valid = (~is_padding).to(frames.dtype)
+        share = is_valid / length.squeeze(-1)  # [B,T]: how much of a frame is in the sum of frames of length one
+        total = torch.cat((share.flatten() @ frames.flatten(0, 1), is_valid.sum()[None]))
         summed, count = sum_over_ranks(total).split((len(self.frame_mean), 1))
         batch_mean = summed / count.clamp(min=1)
         self.batches_seen += 1

@@ -54,7 +54,8 @@ class TemporalConvolution(nn.Module):
         if self.basis is not None:
             # equal to convolving V @ basis @ basis.T, with components / D of the work
             features = features @ self.basis
-            weight = (weight.transpose(1, 2) @ self.basis).transpose(1, 2)
+            rows = weight.transpose(1, 2).flatten(0, 1)  # of a matrix: its product and gradient are one product each
+            weight = (rows @ self.basis).unflatten(0, (len(weight), -1)).transpose(1, 2)
         local = F.leaky_relu(convolve_rows(features, weight, self.convolution.bias), 0.2)
         return zero_padding(self.projection(local), is_padding)
 

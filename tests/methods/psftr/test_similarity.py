@@ -1,6 +1,7 @@
 """Curves of frames against names: hand-made frames of two or three channels."""
 
 import torch
+import torch.nn.functional as F
 
 from psftr.methods.psftr.similarity import (
     CURVE_SCALE,
@@ -43,6 +44,21 @@ def test_padding_is_neither_averaged_nor_compared():
     curves = similarity(frames, torch.tensor([[0.0, 1.0]]), torch.tensor([[False, True]]))
     torch.testing.assert_close(similarity.frame_mean, torch.tensor([1.0, 0.0]))
     assert curves[0, 0, 1] == 0
+
+
+def test_frames_need_not_be_brought_to_length_one_first():
+    """The slow twin: unit frames less their mean, times unit names. CLIP's frames have norms of about ten."""
+    torch.manual_seed(0)
+    frames, names = 10 * torch.randn(2, 9, 64) + 3, torch.randn(5, 64)
+    frames[1, 4:] = 0.0
+    is_padding = torch.arange(9).expand(2, 9) >= torch.tensor([[9], [4]])
+    similarity = CentredSimilarity(feature_dim=64).train()
+    curves = similarity(frames, names, is_padding)
+    unit = F.normalize(frames.double(), dim=-1)
+    mean = unit[~is_padding].mean(0)
+    torch.testing.assert_close(similarity.frame_mean.double(), mean, atol=1e-6, rtol=0)
+    twin = CURVE_SCALE * ((unit - mean) @ F.normalize(names.double(), dim=-1).T).transpose(1, 2)
+    torch.testing.assert_close(curves.double(), twin.masked_fill(is_padding[:, None], 0.0), atol=2e-5, rtol=0)
 
 
 def test_zero_text_has_zero_curves():
