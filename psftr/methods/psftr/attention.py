@@ -127,6 +127,8 @@ class TemporalDeformableAttention(nn.Module):
         heads, levels, points = self.sampling
         lengths = (memory.shape[1],) if level_lengths is None else tuple(level_lengths)
         values = zero_padding(self.value(memory), is_padding).unflatten(-1, (heads, -1))
+        if values.device.type == "cpu":
+            values = values.float()  # every path on a CPU computes in it: kept so, the backward pass need not convert
         # locations and weights stay float32 under autocast: bfloat16 resolves only 1/256 of a window
         weights = self.weights(queries).float().unflatten(-1, (heads, levels * points)).softmax(-1)
         offsets = self.offsets(queries).float().unflatten(-1, self.sampling)

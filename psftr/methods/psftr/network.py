@@ -125,7 +125,8 @@ class PSFTR(nn.Module):
             others = self.similarity(features, texts.queries, is_padding)
             _, fused_text = self._encode(features, is_padding, texts.queries, others)
         queries, segments_cw = self.decoder(visual, fused_text, is_padding, beside)  # Q^ of every layer: eq. 3-4
-        queries, segments_cw = queries[first:], segments_cw[first:]
+        if first:  # or the backward pass would fill zeros and copy for nothing
+            queries, segments_cw = queries[first:], segments_cw[first:]
         names = texts.classifier
         if names is not texts.encoder:
             curves = self.similarity(features, names, is_padding)
