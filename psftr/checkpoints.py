@@ -34,7 +34,7 @@ WEIGHTS, CONFIG = "model.safetensors", "config.json"
 CHECKPOINT_KEY = "psftr"
 NETWORK_PREFIX = "network."
 HUB_SCHEME = "hf://"
-# psftr 0.1 knew the paper's form only, and did not write down what there was no choice of
+# what there was no choice of was not written down: at first in 0.2, and in 0.1, which knew the paper's form only
 WHOLE_FRAMES = {"frame_components": 0}
 PAPER_MODEL = {"similarity_guidance": False, **WHOLE_FRAMES}
 PAPER_SCORES = {"class_temperature": 1.0, "evidence_weight": 0.0}
@@ -248,19 +248,18 @@ def current_facts(facts: Any, where: str) -> dict[str, Any]:
             f"{where} has format version {version}, this psftr reads 1 and {FORMAT_VERSION}: "
             f"use the psftr that wrote it ({facts.get('code_version', 'version not stated')})"
         )
-    config = config_of_before(facts.get("config") or {})
-    is_psftr = facts.get("method") == "psftr"
-    return {**facts, "network": _model_of_before(facts["network"]) if is_psftr else facts["network"], "config": config}
+    made = {**facts, "config": config_of_0_2(facts.get("config") or {}, method=facts.get("method"))}
+    return made | ({"network": _model_of_0_2(facts["network"])} if facts.get("method") == "psftr" else {})
 
 
-def config_of_before(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings of a run of any psftr since 0.2 by today's names; the network is the same."""
-    changed = {"model": _model_of_before(config["model"])} if "model" in config else {}
+def config_of_0_2(config: Mapping[str, Any], *, method: str | None) -> dict[str, Any]:
+    """The settings of a run since psftr 0.2, with those that came or went while it grew; other methods' as they are."""
+    changed = {"model": _model_of_0_2(config["model"])} if method == "psftr" and "model" in config else {}
     return {**config, **changed}
 
 
-def _model_of_before(model: Mapping[str, Any]) -> dict[str, Any]:
-    """Less `references`, which chose where queries start, and with what there was no choice of before."""
+def _model_of_0_2(model: Mapping[str, Any]) -> dict[str, Any]:
+    """Without `references`, which only chose where queries start."""
     return {**WHOLE_FRAMES, **{key: value for key, value in model.items() if key != "references"}}
 
 

@@ -132,9 +132,16 @@ def test_where_queries_once_started_is_passed_over(folder):
     _, read = network_of(folder)
     assert "references" not in read["network"]
     assert read["config"] == {"model": {"frame_components": 0}}
-    run = {"format": FORMAT, "status": "finished", "config": {"seed": 1, "model": {"dim": 16, "references": "random"}}}
+    config = {"seed": 1, "model": {"dim": 16, "references": "random"}}
+    run = {"format": FORMAT, "status": "finished", "method": "psftr", "config": config}
     (folder / "run.json").write_text(json.dumps(run))
     assert RunFolder(folder).read()["config"] == {"seed": 1, "model": {"dim": 16, "frame_components": 0}}
+
+
+def test_another_methods_settings_stay_as_they_are(tmp_path):
+    run = {"format": FORMAT, "status": "finished", "method": "mine", "config": {"model": {"references": "kept"}}}
+    (tmp_path / "run.json").write_text(json.dumps(run))
+    assert RunFolder(tmp_path).read()["config"] == {"model": {"references": "kept"}}
 
 
 @pytest.mark.parametrize("components", [0, 3])

@@ -6,6 +6,7 @@ Only `protocol="peer"` shows unseen classes to training: it validates on the tes
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -27,7 +28,8 @@ from psftr.settings import DataSettings
 
 log = logging.getLogger(__name__)
 
-_MOST_VIDEOS = 1000  # that statistics of frames are made of: their files are read once more than a training needs
+# Videos that are read before the training starts, for what is fitted to frames.
+_MOST_VIDEOS = 1000
 
 # The share kept for validation where it chooses the checkpoint and the user named none.
 CHOOSING_VAL_FRACTION = 0.1
@@ -183,8 +185,8 @@ class ZstalDataModule(pl.LightningDataModule):
     def training_frames(self) -> Iterator[np.ndarray]:
         """[n,D] float32 for each training video, all its frames; at most _MOST_VIDEOS of them, evenly chosen."""
         videos = tuple(self.train_annotations.videos)
-        for video_id in videos[:: -(-len(videos) // _MOST_VIDEOS)]:
-            yield self.store.read_rows(video_id)
+        for video_id in videos[:: max(1, math.ceil(len(videos) / _MOST_VIDEOS))]:
+            yield self.store.read_rows(video_id).astype(np.float32, copy=False)
 
     def validation_words(self) -> str:
         """What validation measures, in a phrase."""

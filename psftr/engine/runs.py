@@ -18,7 +18,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from psftr.checkpoints import config_of_before, current_config, training_of_format_1
+from psftr.checkpoints import config_of_0_2, current_config, training_of_format_1
 from psftr.errors import PsftrError
 from psftr.files import read_json, write_json
 
@@ -64,7 +64,7 @@ class RunFolder:
                 f"{self.facts_file} has format {facts.get('format')!r}, this psftr reads {FORMAT!r}: "
                 f"use the psftr version that wrote it ({facts.get('code_version', 'unknown')})"
             )
-        return {**facts, "config": config_of_before(facts["config"])}
+        return {**facts, "config": config_of_0_2(facts["config"], method=facts.get("method"))}
 
     def write(self, **facts: Any) -> None:
         write_json(self.facts_file, {**facts, "format": FORMAT}, indent=2)

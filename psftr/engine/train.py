@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import signal
 import threading
@@ -22,7 +23,7 @@ from psftr.data.splits import CLOSED
 from psftr.engine.configuration import read_config, write_config
 from psftr.engine.launch import run_ranks
 from psftr.engine.memory import keep_freed_memory
-from psftr.engine.runs import RunFolder, different_keys
+from psftr.engine.runs import RunFolder, different_keys, lookup
 from psftr.engine.trainer import build_trainer, check_trainer, silence_lightning
 from psftr.errors import PsftrError
 from psftr.evaluation.protocol import scorer
@@ -75,9 +76,10 @@ def check_settings(common: TrainSettings, own: Any, run: RunFolder) -> None:
     before, _, its_own = read_config(TrainSettings, run.read()["config"])  # with today's defaults for newer settings
     old, new = (_plain(write_config(*settings)) for settings in ((before, its_own), (common, own)))
     if differing := sorted(different_keys(old, new)):
+        there = " ".join(f"{key}={json.dumps(lookup(old, key))}" for key in differing[:6])
         raise PsftrError(
-            f"{run.path} holds a run that differs in {', '.join(differing[:6])}: "
-            "choose another folder (hydra.run.dir=… or hydra.sweep.dir=…), or remove this one"
+            f"{run.path} holds a run that differs in {', '.join(differing[:6])}: to go on with it, give its command "
+            f"again with {there}; or choose another folder (hydra.run.dir=… or hydra.sweep.dir=…), or remove this one"
         )
 
 
@@ -223,6 +225,4 @@ def describe(common: TrainSettings, training: Training, facts: Mapping[str, Any]
 
 def _plain(config: Mapping[str, Any]) -> dict[str, Any]:
     """As the same settings look after a turn through JSON."""
-    import json
-
     return json.loads(json.dumps(config))

@@ -12,6 +12,8 @@ import torch
 from front_door import TINY, program, psftr
 from safetensors.torch import load_file
 
+from psftr.data.annotations import read_annotations
+from psftr.features.store import FeatureStore
 from psftr.predictions import read_predictions
 
 
@@ -39,6 +41,22 @@ def test_run_folder_says_what_made_it(sweep):
     assert "val/mAP" not in columns  # rule=last chooses nothing, so no training video is kept out
     assert run["val_score"] is None
     assert run["training"]["validation"] == "none, all training videos are trained on"
+
+
+def test_the_encoder_reads_the_principal_components_of_the_training_videos(sweep, workplace):
+    run, seen = facts(sweep / "0"), set(facts(sweep / "0")["train_classes"])
+    world = workplace / "data" / "synthetic"
+    store, moment = FeatureStore(world / "features.h5"), 0.0
+    for video in read_annotations(world / "annotations.json").videos.values():
+        if video.subset == "training" and seen & {action.label for action in video.actions}:
+            rows = store.read_rows(video.video_id).astype("float64")
+            moment = moment + rows.T @ rows
+    basis = load_file(sweep / "0" / "model.safetensors")["convolution.basis"].double()
+    assert basis.shape == (512, run["network"]["frame_components"])
+    held = torch.einsum(
+        "dk,de,ek->", basis, torch.from_numpy(moment), basis
+    )  # the most that so many directions can hold
+    torch.testing.assert_close(held, torch.linalg.eigvalsh(torch.from_numpy(moment))[-basis.shape[1] :].sum())
 
 
 def test_ten_split_evaluation_prints_splits_classes_baseline_and_facts(sweep, workplace):
@@ -157,6 +175,7 @@ def test_run_folder_of_another_configuration_is_refused(sweep, workplace):
     )
     assert done.returncode == 2
     assert "holds a run that differs in model.queries" in done.stderr
+    assert "to go on with it, give its command again with model.queries=8; or" in done.stderr
 
 
 def test_peer_protocol_is_marked_everywhere_and_cannot_pass_as_clean(workplace):

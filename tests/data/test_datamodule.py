@@ -75,20 +75,6 @@ def datamodule(store, annotations=None, *, split=SPLIT, spec=SPEC, policy=POLICY
     return made
 
 
-def test_the_frames_of_a_training_are_those_of_its_videos_and_no_others(store, monkeypatch):
-    annotations = world()
-    lengths = {id_: round(video.duration_s * 2) for id_, video in annotations.videos.items()}
-    made = datamodule(store, held_out_classes=1, val_fraction=0.0)
-    (held_out,) = made.held_out_classes
-    frames = list(made.training_frames())
-    ids = list(made.train_annotations.videos)
-    assert not [id_ for id_ in ids if id_.startswith((held_out, "test"))]
-    assert [len(rows) for rows in frames] == [lengths[id_] for id_ in ids]
-    assert all((rows[:, 0] == np.arange(len(rows))).all() for rows in frames)
-    monkeypatch.setattr("psftr.data.datamodule._MOST_VIDEOS", 3)
-    assert len(list(made.training_frames())) == 3
-
-
 def videos_of(loader):
     return {window.video_id for batch in loader for window in batch.windows}
 
@@ -495,3 +481,34 @@ def test_activitynet_validation_videos_are_windowed_and_split(shared_data):
     assert counts["test_videos"] + others["test_videos"] == 4728 + len(both) - len(none)
     assert counts["test_windows"] == counts["test_videos"]
     assert counts["val_videos"] == round(0.1 * (counts["train_videos"] + counts["val_videos"]))
+
+
+def test_the_frames_of_a_training_are_those_of_its_videos_and_no_others(store, monkeypatch):
+    annotations = world()
+    lengths = {id_: round(video.duration_s * 2) for id_, video in annotations.videos.items()}
+    made = datamodule(store, held_out_classes=1, val_fraction=0.0)
+    (held_out,) = made.held_out_classes
+    frames = list(made.training_frames())
+    ids = list(made.train_annotations.videos)
+    assert not [id_ for id_ in ids if id_.startswith((held_out, "test"))]
+    assert [len(rows) for rows in frames] == [lengths[id_] for id_ in ids]
+    assert all((rows[:, 0] == np.arange(len(rows))).all() for rows in frames)
+    monkeypatch.setattr("psftr.data.datamodule._MOST_VIDEOS", 3)
+    assert len(list(made.training_frames())) == 3
+
+
+def test_the_frames_of_a_training_are_float32_whatever_the_store_keeps(tmp_path):
+    annotations = world()
+    with FeatureWriter(tmp_path / "half.h5", encoder="test", dim=2, dtype="float16") as writer:
+        for video in annotations.videos.values():
+            steps = round(video.duration_s * 2)
+            rows = np.ones((steps, 2), dtype=np.float32)
+            writer.write(video.video_id, rows, stride=8, fps=16.0, num_frames=8 * steps, duration_s=video.duration_s)
+    made = datamodule(FeatureStore(tmp_path / "half.h5"), annotations)
+    assert {rows.dtype for rows in made.training_frames()} == {np.dtype(np.float32)}
+
+
+def test_a_training_without_videos_has_no_frames(store):
+    made = datamodule(store)
+    made.train_annotations = made.train_annotations.with_videos(())
+    assert list(made.training_frames()) == []

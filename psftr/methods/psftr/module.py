@@ -167,9 +167,9 @@ class PsftrModule(pl.LightningModule):
         return [optimizer], schedules
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Take checkpoints from before frames were cut down, and from before there were denoising queries.
+        """Take checkpoints of before: their networks read whole frames, or they have no denoising queries.
 
-        A training cannot go on from the latter; from the former `psftr train` lets none go on.
+        A training cannot go on without the latter.
         """
         if "network.convolution.basis" not in checkpoint["state_dict"]:
             self.network.convolution.basis = None

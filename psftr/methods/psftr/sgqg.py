@@ -202,16 +202,15 @@ class SGQG(nn.Module):
 
 def _side_by_side(own: Queries, beside: Queries) -> tuple[Tensor, Tensor, Tensor]:
     """(content, position, references) of both along Q; `own` has one batch row, `beside` one for each window."""
-    joined = (
-        torch.cat((ours.expand(len(theirs), -1, -1), theirs), dim=1)
-        for ours, theirs in (
-            (own.content, beside.content),
-            (own.position, beside.position),
-            (own.references_cw, beside.references_cw),
-        )
+
+    def join(ours: Tensor, theirs: Tensor) -> Tensor:
+        return torch.cat((ours.expand(len(theirs), -1, -1), theirs), dim=1)
+
+    return (
+        join(own.content, beside.content),
+        join(own.position, beside.position),
+        join(own.references_cw, beside.references_cw),
     )
-    content, position, references_cw = joined
-    return content, position, references_cw
 
 
 class RefiningSGQG(SGQG):

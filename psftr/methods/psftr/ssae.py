@@ -33,9 +33,9 @@ __all__ = [
 class TemporalConvolution(nn.Module):
     """V~ = Linear(LeakyReLU(Conv1d(V))), padding zeroed before and after; adapts the feature width to the model's.
 
-    With `components`, V is first cut down to that many principal components of training frames. What a frame has in
-    other directions the training says nothing about: the starting weights, which are drawn, would make noise of it, and
-    frames of unseen classes have far more of it than those of seen ones (docs/decisions.md).
+    With `components`, only that many principal components of V are read, those of the training frames. Training says
+    nothing about other directions: there the random starting weights stay, and make noise of what a frame has in them.
+    Frames of unseen classes have far more of it than those of seen ones (docs/decisions.md).
     """
 
     basis: Tensor | None
@@ -54,16 +54,16 @@ class TemporalConvolution(nn.Module):
         if self.basis is not None:
             # equal to convolving V @ basis @ basis.T, with components / D of the work
             features = features @ self.basis
-            rows = weight.transpose(1, 2).flatten(0, 1)  # of a matrix: its product and gradient are one product each
+            rows = weight.transpose(1, 2).flatten(0, 1)  # [d*3,D]: a matrix, whose gradient is one product too
             weight = (rows @ self.basis).unflatten(0, (len(weight), -1)).transpose(1, 2)
         local = F.leaky_relu(convolve_rows(features, weight, self.convolution.bias), 0.2)
         return zero_padding(self.projection(local), is_padding)
 
     @torch.no_grad()
     def fit(self, frames: Iterable[Tensor]) -> None:
-        """Take the principal components, about zero, of frames [n,D], n of each video; nothing without `components`.
+        """Find the principal components of frames, [n,D] float32 of each video; without `components` nothing is read.
 
-        As columns of `basis` [D,components] that stand at right angles, first the one with most of the frames.
+        They are eigenvectors of the second moment (no mean is taken off), the greatest first: the columns of `basis`.
         """
         if self.basis is None:
             return
