@@ -22,7 +22,8 @@ def assert_same(exported, network, given):
     for one, other in zip(
         got, (final.class_logits, final.segments_cw, final.actionness_logits, wanted.saliency_logits), strict=True
     ):
-        torch.testing.assert_close(one, other)
+        # to the rounding of the largest: class logits are a hundred times a cosine
+        torch.testing.assert_close(one, other, rtol=1e-5, atol=2e-6 * float(other.abs().max()))
 
 
 def test_exported_network_is_the_eager_one():
