@@ -37,7 +37,8 @@ HUB_SCHEME = "hf://"
 # what there was no choice of was not written down: at first in 0.2, and in 0.1, which knew the paper's form only
 WHOLE_FRAMES = {"frame_components": 0}
 PAPER_MODEL = {"similarity_guidance": False, **WHOLE_FRAMES}
-PAPER_SCORES = {"class_temperature": 1.0, "evidence_weight": 0.0}
+NO_SEEN_NAMES = {"seen_weight": 0.0}
+PAPER_SCORES = {"class_temperature": 1.0, "evidence_weight": 0.0, **NO_SEEN_NAMES}
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
 
@@ -254,7 +255,11 @@ def current_facts(facts: Any, where: str) -> dict[str, Any]:
 
 def config_of_0_2(config: Mapping[str, Any], *, method: str | None) -> dict[str, Any]:
     """The settings of a run since psftr 0.2, with those that came or went while it grew; other methods' as they are."""
-    changed = {"model": _model_of_0_2(config["model"])} if method == "psftr" and "model" in config else {}
+    if method != "psftr":
+        return dict(config)
+    changed = {"model": _model_of_0_2(config["model"])} if "model" in config else {}
+    if "postprocess" in config:
+        changed["postprocess"] = {**NO_SEEN_NAMES, **config["postprocess"]}
     return {**config, **changed}
 
 

@@ -26,7 +26,7 @@ def network_config(**changes):
 
 def postprocessor(*, is_peer=False, **changes):
     """Classified by ROIAlign alone, scored as in the paper, merged by a mild soft-NMS."""
-    scores = {"roi_weight": 1.0, "class_temperature": 1.0, "evidence_weight": 0.0}
+    scores = {"roi_weight": 1.0, "class_temperature": 1.0, "evidence_weight": 0.0, "seen_weight": 0.0}
     settings = PostprocessSettings(**scores | {"soft_nms_sigma": 0.5} | changes)
     return build_postprocessor(settings, is_peer=is_peer)
 

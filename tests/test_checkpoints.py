@@ -120,7 +120,12 @@ def test_facts_of_psftr_0_1_are_read_by_todays_names():
     assert (new["format_version"], new["method"], new["train_classes"]) == (2, "psftr", ["a", "b"])
     assert new["training"] == {"classes": 2, "names": ["a", "b"], "videos": 82, "actions": 300, "windows": 190}
     # what 0.1 had no setting for was done in the paper's way
-    assert new["config"]["postprocess"] == {"roi_weight": 0.6, "class_temperature": 1.0, "evidence_weight": 0.0}
+    assert new["config"]["postprocess"] == {
+        "roi_weight": 0.6,
+        "class_temperature": 1.0,
+        "evidence_weight": 0.0,
+        "seen_weight": 0.0,
+    }
     assert new["config"]["data"] == {"held_out_classes": 2, "held_out_seed": 4}  # one seed was both
 
 
@@ -132,10 +137,14 @@ def test_where_queries_once_started_is_passed_over(folder):
     _, read = network_of(folder)
     assert "references" not in read["network"]
     assert read["config"] == {"model": {"frame_components": 0}}
-    config = {"seed": 1, "model": {"dim": 16, "references": "random"}}
+    config = {"seed": 1, "model": {"dim": 16, "references": "random"}, "postprocess": {"merge": "nms"}}
     run = {"format": FORMAT, "status": "finished", "method": "psftr", "config": config}
     (folder / "run.json").write_text(json.dumps(run))
-    assert RunFolder(folder).read()["config"] == {"seed": 1, "model": {"dim": 16, "frame_components": 0}}
+    assert RunFolder(folder).read()["config"] == {
+        "seed": 1,
+        "model": {"dim": 16, "frame_components": 0},
+        "postprocess": {"merge": "nms", "seen_weight": 0.0},  # it knows no names of training
+    }
 
 
 def test_another_methods_settings_stay_as_they_are(tmp_path):

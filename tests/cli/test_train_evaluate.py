@@ -3,6 +3,7 @@
 import csv
 import json
 import re
+import shutil
 import signal
 import time
 from pathlib import Path
@@ -12,6 +13,7 @@ import torch
 from front_door import TINY, program, psftr
 from safetensors.torch import load_file
 
+from psftr.checkpoints import Saved, load_saved
 from psftr.data.annotations import read_annotations
 from psftr.features.store import FeatureStore
 from psftr.predictions import read_predictions
@@ -99,6 +101,31 @@ def test_windows_of_a_trained_run_may_overlap_more(sweep, workplace):
     assert evaluated("window.test_overlap=0.75") == (0.75, False)
     assert evaluated("window.test_overlap=0.75") == (0.75, True)
     assert evaluated() == (0.5, False)
+
+
+def test_names_of_training_stand_beside_those_asked_for_unless_it_kept_none(sweep, workplace, tmp_path):
+    run = sweep / "1"
+    seen = load_saved(run).weights["seen_text"]
+    assert len(seen) == len(json.loads((run / "run.json").read_text())["train_classes"])
+
+    def scores(folder: Path, *more: str) -> list[float]:
+        psftr("evaluate", f"run={folder}", "figures=false", *more, cwd=workplace)
+        found = read_predictions(folder / "predictions.json").detections
+        return sorted(one.score for detections in found.values() for one in detections)
+
+    shipped, alone = scores(run), scores(run, "postprocess.seen_weight=0")
+    assert sum(shipped) < sum(alone)  # some of what is found fits a name of training too
+    old = shutil.copytree(run, tmp_path / "old")
+    weights = {name: value for name, value in load_saved(run).weights.items() if name != "seen_text"}
+    facts, told = (json.loads((old / name).read_text()) for name in ("config.json", "run.json"))
+    for written in (facts, told):
+        del written["config"]["postprocess"]["seen_weight"]  # as it was before there was the setting
+    Saved(facts, weights, "old").write(old)
+    (old / "run.json").write_text(json.dumps(told))
+    assert scores(old) == pytest.approx(alone, rel=1e-4)
+    refused = psftr("evaluate", f"run={old}", "postprocess.seen_weight=0.2", cwd=workplace, check=False)
+    assert refused.returncode == 2
+    assert "trained before a training kept the names it saw" in refused.stderr
 
 
 def test_predictions_file_evaluates_to_the_same_number(sweep, workplace):

@@ -49,6 +49,7 @@ def _training(setup: TrainingSetup) -> Training:
         score=setup.score(data.val_annotations, data.val_classes) if data.val_annotations.videos else None,
     )
     module.network.convolution.fit(map(torch.from_numpy, data.training_frames()))
+    module.network.remember_seen(text.select(data.train_classes))
     count = sum(p.numel() for p in module.network.parameters()) / 1e6
     return Training(
         module=module,
@@ -85,7 +86,13 @@ def _localizer(setup: LocalizerSetup) -> PsftrLocalizer:
         network = build_network(NetworkConfig(**saved.facts["network"]))
     except (PsftrError, TypeError) as error:
         raise PsftrError(f"{saved.where}: {error}") from None
+    network.expect(saved.weights)
     saved.fill(network)
+    if setup.own.postprocess.seen_weight and network.seen_text is None:
+        raise PsftrError(
+            f"{saved.where}: trained before a training kept the names it saw, so postprocess.seen_weight="
+            f"{setup.own.postprocess.seen_weight} has none: leave it at 0, or train again"
+        )
     is_peer = setup.protocol == "peer"
     assert setup.text is not None  # this method reads text
     return PsftrLocalizer(

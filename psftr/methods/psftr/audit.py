@@ -173,7 +173,7 @@ class _TrueClass:
             labels = torch.tensor([self.labels[a.label] for a in actions], device=logits.device)[index]
             told = F.one_hot(labels, logits.shape[-1]).to(logits.dtype) * _SURE
             logits[b] = torch.where((best > 0)[:, None], told, logits[b])
-        return replace(outputs, class_logits=logits)
+        return replace(outputs, class_logits=logits, seen_logits=None)
 
 
 class _TrueSegments:
@@ -188,7 +188,8 @@ class _TrueSegments:
     def __call__(self, outputs: LayerOutputs, batch: Batch) -> LayerOutputs:
         segments_cw = torch.full_like(outputs.segments_cw, 1e-6)
         actionness = torch.full_like(outputs.actionness_logits, -_SURE)
-        logits = outputs.class_logits.clone()
+        logits, seen = outputs.class_logits.clone(), outputs.seen_logits
+        seen = None if seen is None else seen.clone()
         for b, window in enumerate(batch.windows):
             actions = [a for a in self.ground_truth.get(window.video_id, ()) if a.end_s > window.start_s]
             actions = [a for a in actions if a.start_s < window.end_s][: segments_cw.shape[1]]
@@ -199,8 +200,11 @@ class _TrueSegments:
             overlap = tiou_pairwise(truth, centre_width_to_start_end(outputs.segments_cw[b]))  # [A, Q]
             segments_cw[b, : len(actions)] = start_end_to_centre_width(truth)
             actionness[b, : len(actions)] = _SURE
-            logits[b, : len(actions)] = outputs.class_logits[b, overlap.argmax(dim=-1)]
-        return replace(outputs, segments_cw=segments_cw, actionness_logits=actionness, class_logits=logits)
+            nearest = overlap.argmax(dim=-1)
+            logits[b, : len(actions)] = outputs.class_logits[b, nearest]
+            if seen is not None and outputs.seen_logits is not None:
+                seen[b, : len(actions)] = outputs.seen_logits[b, nearest]
+        return LayerOutputs(logits, segments_cw, actionness, seen)
 
 
 class _CentredRoi:
@@ -215,4 +219,5 @@ class _CentredRoi:
         segments = centre_width_to_start_end(outputs.segments_cw.float()).clamp(min=0)
         segments = torch.minimum(segments, (num_valid / size).view(-1, 1, 1)) * size
         pooled = F.normalize(roi_align_mean(batch.features.float(), segments, num_valid, bins=self.bins), dim=-1)
-        return replace(outputs, class_logits=LOGIT_SCALE * (pooled - self.frame_mean) @ self.names.T)
+        logits = LOGIT_SCALE * (pooled - self.frame_mean) @ self.names.T
+        return replace(outputs, class_logits=logits, seen_logits=None)

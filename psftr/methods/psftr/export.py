@@ -45,6 +45,7 @@ def export_saved(saved: Saved, path: str | os.PathLike[str]) -> Path:
     """Write a training's network as a .pt2 file; returns its path. Raises PsftrError where its weights do not fit."""
     config = NetworkConfig(**saved.facts["network"])
     network = build_network(config)
+    network.expect(saved.weights)
     saved.fill(network)
     program = export_network(network, feature_dim=config.feature_dim, text_dim=config.text_dim)
     with replacing(path) as temporary, temporary.open("wb") as file:

@@ -167,15 +167,20 @@ class PsftrModule(pl.LightningModule):
         return [optimizer], schedules
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Take checkpoints of before: their networks read whole frames, or they have no denoising queries.
+        """Take checkpoints of before: they read whole frames, know no names of training or have no denoising queries.
 
-        A training cannot go on without the latter.
+        A training cannot go on without the last of these.
         """
+        weights, goes_on = checkpoint["state_dict"], self._trainer is not None and self.trainer.training
+        if goes_on and self.network.seen_text is not None:
+            weights.setdefault("network.seen_text", self.network.seen_text)
+        else:
+            self.network.expect({name.removeprefix("network."): value for name, value in weights.items()})
         if "network.convolution.basis" not in checkpoint["state_dict"]:
             self.network.convolution.basis = None
         own = {} if self.denoising is None else self.denoising.state_dict(prefix="denoising.")
         if absent := {name: value for name, value in own.items() if name not in checkpoint["state_dict"]}:
-            if self._trainer is not None and self.trainer.training:
+            if goes_on:
                 raise PsftrError(
                     "this training was begun by a psftr that had no denoising queries, and cannot go on with them: "
                     "train again (with loss.denoising=0 as it was)"

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from psftr.errors import PsftrError
+from psftr.methods.psftr.attention import pairwise_cosine
 from psftr.methods.psftr.sgqg import SGQG, Queries
 from psftr.methods.psftr.ssae import SSAE, TemporalConvolution
 
 __all__ = ["PSFTR", "LayerOutputs", "Outputs", "Texts"]
+
+_SAME_NAME = 0.99  # cosine of two embeddings; names of ActivityNet reach 0.97 in CLIP
 
 
 @dataclass(frozen=True)
@@ -21,6 +25,7 @@ class LayerOutputs:
     class_logits: Tensor  # [B,Q,K] over the names given to forward
     segments_cw: Tensor  # [B,Q,2] centre and width in units of the window's T rows, in (0,1)
     actionness_logits: Tensor  # [B,Q]
+    seen_logits: Tensor | None = None  # [B,Q,S] of names that training saw, -inf of those given to forward; see PSFTR
 
 
 @dataclass(frozen=True)
@@ -47,8 +52,12 @@ class PSFTR(nn.Module):
     Beyond the paper: names reach the encoder (`guidance`) and the classifier as curves of `similarity` over time.
 
     The class list is an input: no parameter depends on K, reordering names permutes class logits and nothing else.
+    `seen_text` [S,Dt] are the names of training, once `remember_seen` has told them: in eval mode they get class logits
+    too, so that what fits one of them better can be told from what is asked for.
     Decoder layers before `first_output` give no outputs (0: auxiliary outputs of all, layers - 1: only the last).
     """
+
+    seen_text: Tensor | None
 
     def __init__(
         self,
@@ -81,6 +90,16 @@ class PSFTR(nn.Module):
         self.first_output = first_output
         self.similarity = similarity
         self.guidance = guidance
+        self.register_buffer("seen_text", None)
+
+    def remember_seen(self, text: Tensor) -> None:
+        """The names of training, text [S,Dt]: part of the weights from now on."""
+        self.seen_text = text.detach().float().clone()
+
+    def expect(self, weights: Mapping[str, Tensor]) -> None:
+        """Make room for the seen names of weights that are about to be loaded; there are none in those of before."""
+        seen = weights.get("seen_text")
+        self.seen_text = None if seen is None else torch.zeros_like(seen)
 
     def forward(self, features: Tensor, is_padding: Tensor, text: Tensor) -> Outputs:
         """features V [B,T,D], is_padding [B,T] bool (True = padding, its content is ignored), text T [K,Dt] -> Outputs.
@@ -119,7 +138,10 @@ class PSFTR(nn.Module):
         for text in (texts.encoder, texts.queries, texts.classifier):
             self._check(features, is_padding, text)
         features = features.masked_fill(is_padding[..., None], 0.0)
-        curves = self.similarity(features, texts.encoder, is_padding)
+        seen = None if self.training else self.seen_text
+        read = texts.encoder if seen is None else torch.cat((texts.encoder, seen.to(texts.encoder)))
+        # not len(), which would fix the number of names in torch.export
+        curves, seen_curves = self.similarity(features, read, is_padding).tensor_split((texts.encoder.shape[0],), dim=1)
         visual, fused_text = self._encode(features, is_padding, texts.encoder, curves)
         if texts.queries is not texts.encoder:
             others = self.similarity(features, texts.queries, is_padding)
@@ -132,8 +154,12 @@ class PSFTR(nn.Module):
             curves = self.similarity(features, names, is_padding)
         class_queries = self.spde(queries, features, names, is_padding)  # Q_cls: eq. 5-6
         class_logits = self.class_head(class_queries, segments_cw, features, names, curves)
-        predicted = zip(class_logits, segments_cw, self.actionness_head(queries), strict=True)
-        return visual, [LayerOutputs(*layer) for layer in predicted]
+        predicted = [class_logits, segments_cw, self.actionness_head(queries)]
+        if seen is not None:
+            is_asked = (pairwise_cosine(names, seen) > _SAME_NAME).any(dim=0)
+            seen_logits = self.class_head(class_queries, segments_cw, features, seen.to(names), seen_curves)
+            predicted.append(seen_logits.masked_fill(is_asked, -torch.inf))
+        return visual, [LayerOutputs(*layer) for layer in zip(*predicted, strict=True)]
 
     def _encode(self, features: Tensor, is_padding: Tensor, text: Tensor, curves: Tensor) -> tuple[Tensor, Tensor]:
         """F^ [B,T,d] and T^ [B|1,K,d]: equations 1 and 2, after the guidance by curves of similarity [B,K,T]."""

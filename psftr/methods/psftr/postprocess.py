@@ -5,6 +5,7 @@ Legend: B windows, T rows of a window, Q queries, K class names, D feature size,
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -115,7 +116,7 @@ class PostProcessor:
         self, outputs: LayerOutputs, batch: Batch, segments_se: Tensor, num_valid: Tensor, text: Tensor
     ) -> Tensor:
         """[B, Q, K]: softmax of ROIAligned raw features against text, mixed with the class head's."""
-        head = (outputs.class_logits.float() / self.settings.class_temperature).softmax(-1)
+        head = self._head_probability(outputs)
         if self.settings.roi_weight == 0:
             return head
         features = batch.features.float()
@@ -128,6 +129,19 @@ class PostProcessor:
         pooled = roi_align_mean(features, rows, num_valid, bins=self.settings.roi_bins)
         roi = (self.settings.logit_scale * text_similarity(pooled, text.float())).softmax(-1)
         return self.settings.roi_weight * roi + (1 - self.settings.roi_weight) * head
+
+    def _head_probability(self, outputs: LayerOutputs) -> Tensor:
+        """[B, Q, K]: the class head's softmax over the names asked for and, with less weight, those of training.
+
+        Less, because a head trained on them prefers them: calibrated stacking (Chao et al., 2016).
+        """
+        logits, weight = outputs.class_logits.float(), self.settings.seen_weight
+        num_names = logits.shape[-1]
+        if outputs.seen_logits is not None and weight > 0:
+            # in the logits' own scale, the weight is one of probabilities
+            seen = outputs.seen_logits.float() + self.settings.class_temperature * math.log(weight)
+            logits = torch.cat((logits, seen), dim=-1)
+        return (logits / self.settings.class_temperature).softmax(-1)[..., :num_names]
 
     def _actionness_of_names(self, outputs: LayerOutputs) -> Tensor:
         """[B, Q, K]: sigmoid of the actionness logit and the share of the name's own logit.

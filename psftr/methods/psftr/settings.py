@@ -174,6 +174,12 @@ class PostprocessSettings(Checked):
     evidence_weight: float = setting(
         0.1, "a name's logit of the class head, times this, is added to the logit of actionness", least=0
     )
+    seen_weight: float = setting(
+        0.2,
+        "names that training saw stand beside those asked for in the softmax over names, each with this weight: what "
+        "fits them better is not what is asked for; 0: only names asked for",
+        least=0,
+    )
     roi_bins: int = setting(16, "bins of ROIAlign", least=1)
     logit_scale: float = setting(100.0, "CLIP's: of the cosine of ROIAligned features and names", above=0)
     top_per_window: int = setting(100, "pairs of query and class kept in a window", least=1)

@@ -283,6 +283,28 @@ def test_a_checkpoint_from_before_frames_were_cut_down_reads_whole_frames(tmp_pa
         assert torch.equal(again(batch, again.names(CLASSES)).final.segments_cw, expected)
 
 
+def test_checkpoints_keep_the_names_of_training_and_those_of_before_have_none(tmp_path):
+    def saved(model, name):
+        run = trainer(tmp_path, max_epochs=1, num_sanity_val_steps=0)
+        run.fit(model, loader(1), loader(1))
+        run.save_checkpoint(tmp_path / name)
+
+    knowing, old = module(), module()
+    knowing.network.remember_seen(knowing.names(CLASSES))
+    saved(knowing, "new.ckpt")
+    saved(old, "old.ckpt")
+    again = PsftrModule.load_from_checkpoint(tmp_path / "new.ckpt", weights_only=True)
+    assert torch.equal(again.network.seen_text, knowing.names(CLASSES))
+    assert PsftrModule.load_from_checkpoint(tmp_path / "old.ckpt", weights_only=True).network.seen_text is None
+    # a training of before goes on, and learns them
+    onward = module()
+    onward.network.remember_seen(onward.names(CLASSES))
+    trainer(tmp_path, max_epochs=2, num_sanity_val_steps=0).fit(
+        onward, loader(1), loader(1), ckpt_path=tmp_path / "old.ckpt", weights_only=True
+    )
+    assert torch.equal(onward.network.seen_text, onward.names(CLASSES))
+
+
 def test_moving_average_of_weights_is_what_is_validated_and_saved(tmp_path):
     keep = ModelCheckpoint(dirpath=tmp_path, filename="last")
     callbacks = [EMAWeightAveraging(decay=0.5), keep, Facts(facts())]

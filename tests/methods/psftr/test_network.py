@@ -36,7 +36,7 @@ def _tensors(outputs):
     """All outputs by name; class logits divided by the logit scale, as the cosines they are."""
     tensors = {"saliency_logits": outputs.saliency_logits}
     for index, layer in enumerate((*outputs.auxiliary, outputs.final)):
-        tensors |= {f"{name}/{index}": getattr(layer, name) for name in vars(layer)}
+        tensors |= {f"{name}/{index}": value for name, value in vars(layer).items() if value is not None}
         tensors[f"class_logits/{index}"] = layer.class_logits / CONFIG.logit_scale
     return tensors
 
@@ -93,6 +93,30 @@ def test_the_same_weights_serve_any_number_of_names():
     network, (features, is_padding, text) = _network(), _batch(names=40)
     for names in (1, 2, 40):
         assert network(features, is_padding, text[:names]).final.class_logits.shape == (3, 6, names)
+
+
+@pytest.mark.parametrize("class_head", CLASS_HEADS)
+def test_names_of_training_get_logits_beside_those_asked_for_and_change_nothing_else(class_head):
+    network, (features, is_padding, text) = _network(class_head=class_head), _batch()
+    asked, trained_on = text[:2], torch.cat((text[3:], 3 * text[1:2]))  # the last is one that is asked for
+    alone = network(features, is_padding, asked)
+    assert alone.final.seen_logits is None
+    network.remember_seen(trained_on)
+    outputs = network(features, is_padding, asked)
+    for layer, before in zip((*outputs.auxiliary, outputs.final), (*alone.auxiliary, alone.final)):
+        torch.testing.assert_close(layer.segments_cw, before.segments_cw)
+        torch.testing.assert_close(layer.actionness_logits, before.actionness_logits)
+        assert layer.class_logits.shape == (3, 6, 2)
+        assert layer.seen_logits.shape == (3, 6, 3)
+        assert layer.seen_logits[..., :2].isfinite().all()
+        assert (layer.seen_logits[..., 2] == -torch.inf).all()  # no evidence against itself
+        torch.testing.assert_close(layer.class_logits, before.class_logits, rtol=1e-5, atol=1e-4)
+    given = network.read_final(features, is_padding, Texts(encoder=asked, queries=asked, classifier=text[3:]))
+    if class_head == "similarity":  # of the others, SPDE has fused the queries with the names asked for
+        network.remember_seen(text[3:])
+        known = network(features, is_padding, asked).final.seen_logits
+        torch.testing.assert_close(known, given.class_logits, rtol=1e-5, atol=1e-4)
+    assert network.train()(features, is_padding, asked).final.seen_logits is None  # training has no use for them
 
 
 @pytest.mark.parametrize("class_head", CLASS_HEADS)

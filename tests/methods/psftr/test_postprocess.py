@@ -1,3 +1,4 @@
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -66,6 +67,23 @@ def test_a_name_that_fits_raises_the_actionness_of_its_pair():
     assert roi.scores.tolist() == pytest.approx([0.25, 0.25])  # ROIAlign alone reads nothing of the head
     with pytest.raises(PsftrError, match="class_temperature must be above 0, got 0"):
         postprocessor(class_temperature=0)
+
+
+def test_what_fits_a_name_of_training_better_is_not_what_is_asked_for():
+    log_3 = torch.tensor(3.0).log()
+    outputs = outputs_of([[[0.5, 0.2]]], [[[2 * log_3, 0.0]]], [[0.5]])
+    seen = tensor([[[4 * log_3, -torch.inf]]])
+
+    def scores(seen_logits, **changes):
+        post = postprocessor(roi_weight=0.0, class_temperature=2.0, **changes)
+        read = replace(outputs, seen_logits=seen_logits)
+        return post.detect(read, batch_of([window()]), torch.eye(2), NAMES)[0].scores.tolist()
+
+    # halves of the logits: 3 and 1 for the names asked for, 9 for the one of training, times its weight
+    assert scores(seen, seen_weight=1.0) == pytest.approx([0.5 * 3 / 13, 0.5 * 1 / 13])
+    assert scores(seen, seen_weight=1 / 3) == pytest.approx([0.5 * 3 / 7, 0.5 * 1 / 7])
+    assert scores(seen, seen_weight=0.0) == scores(None, seen_weight=1.0) == pytest.approx([0.5 * 3 / 4, 0.5 * 1 / 4])
+    assert scores(seen[..., 1:], seen_weight=1.0) == pytest.approx([0.5 * 3 / 4, 0.5 * 1 / 4])  # one that is asked for
 
 
 def test_roi_classification_reads_the_frames_of_the_segment():
