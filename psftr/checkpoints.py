@@ -258,9 +258,7 @@ def config_of_0_2(config: Mapping[str, Any], *, method: str | None) -> dict[str,
     if method != "psftr":
         return dict(config)
     changed = {"model": _model_of_0_2(config["model"])} if "model" in config else {}
-    if "postprocess" in config:
-        changed["postprocess"] = {**NO_SEEN_NAMES, **config["postprocess"]}
-    return {**config, **changed}
+    return {**config, **changed, "postprocess": {**NO_SEEN_NAMES, **config.get("postprocess", {})}}
 
 
 def _model_of_0_2(model: Mapping[str, Any]) -> dict[str, Any]:

@@ -136,7 +136,7 @@ def test_where_queries_once_started_is_passed_over(folder):
     (folder / "config.json").write_text(json.dumps(old))
     _, read = network_of(folder)
     assert "references" not in read["network"]
-    assert read["config"] == {"model": {"frame_components": 0}}
+    assert read["config"] == {"model": {"frame_components": 0}, "postprocess": {"seen_weight": 0.0}}
     config = {"seed": 1, "model": {"dim": 16, "references": "random"}, "postprocess": {"merge": "nms"}}
     run = {"format": FORMAT, "status": "finished", "method": "psftr", "config": config}
     (folder / "run.json").write_text(json.dumps(run))
