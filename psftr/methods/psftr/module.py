@@ -173,7 +173,11 @@ class PsftrModule(pl.LightningModule):
         """
         weights, goes_on = checkpoint["state_dict"], self._trainer is not None and self.trainer.training
         if goes_on and self.network.seen_text is not None:
-            weights.setdefault("network.seen_text", self.network.seen_text)
+            for state in (
+                weights,
+                checkpoint.get("current_model_state", {}),
+            ):  # the second beside an average of weights
+                state.setdefault("network.seen_text", self.network.seen_text)
         else:
             self.network.expect({name.removeprefix("network."): value for name, value in weights.items()})
         if "network.convolution.basis" not in checkpoint["state_dict"]:

@@ -18,6 +18,7 @@ from psftr.engine.trainer import Facts
 from psftr.errors import PsftrError
 from psftr.evaluation.average_precision import evaluate_detections
 from psftr.features.text import TextEmbeddings
+from psftr.methods.psftr.averaging import LastEpochsAverage
 from psftr.methods.psftr.build import NetworkConfig, build_network, network_config
 from psftr.methods.psftr.module import PsftrModule, make_optimizer, parameter_groups
 from psftr.methods.psftr.settings import (
@@ -202,7 +203,8 @@ def test_a_checkpoint_holds_plain_values_and_no_text(tmp_path):
     assert not [name for name in saved["state_dict"] if "text" in name and not name.startswith("network.")]
     assert all(name.startswith("network.") for name in saved["state_dict"])
     network, read = network_of(tmp_path / "last.ckpt")
-    assert read == told
+    # what a configuration does not say of it was not there
+    assert read == told | {"config": {"seed": 0, "postprocess": {"seen_weight": 0.0}}}
     batch, two_names = one_batch(), text().select(("swim", "run"))
     expected = model.network.eval()(batch.features, batch.is_padding, two_names)
     found = network(batch.features, batch.is_padding, two_names)
@@ -283,9 +285,14 @@ def test_a_checkpoint_from_before_frames_were_cut_down_reads_whole_frames(tmp_pa
         assert torch.equal(again(batch, again.names(CLASSES)).final.segments_cw, expected)
 
 
-def test_checkpoints_keep_the_names_of_training_and_those_of_before_have_none(tmp_path):
+@pytest.mark.parametrize("averages", [False, True])
+def test_checkpoints_keep_the_names_of_training_and_those_of_before_have_none(tmp_path, averages):
+    def begun(epochs):
+        callbacks = [LastEpochsAverage(share=0.5, max_epochs=2)] if averages else []
+        return trainer(tmp_path, max_epochs=epochs, num_sanity_val_steps=0, callbacks=callbacks)
+
     def saved(model, name):
-        run = trainer(tmp_path, max_epochs=1, num_sanity_val_steps=0)
+        run = begun(1)
         run.fit(model, loader(1), loader(1))
         run.save_checkpoint(tmp_path / name)
 
@@ -299,9 +306,7 @@ def test_checkpoints_keep_the_names_of_training_and_those_of_before_have_none(tm
     # a training of before goes on, and learns them
     onward = module()
     onward.network.remember_seen(onward.names(CLASSES))
-    trainer(tmp_path, max_epochs=2, num_sanity_val_steps=0).fit(
-        onward, loader(1), loader(1), ckpt_path=tmp_path / "old.ckpt", weights_only=True
-    )
+    begun(2).fit(onward, loader(1), loader(1), ckpt_path=tmp_path / "old.ckpt", weights_only=True)
     assert torch.equal(onward.network.seen_text, onward.names(CLASSES))
 
 
