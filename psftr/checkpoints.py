@@ -268,7 +268,11 @@ def _model_of_0_2(model: Mapping[str, Any]) -> dict[str, Any]:
 
 def _from_format_1(facts: Mapping[str, Any]) -> dict[str, Any]:
     made = {key: value for key, value in facts.items() if key not in ("seen_classes", "data")}
-    made |= {"format_version": FORMAT_VERSION, "method": "psftr", "config": current_config(facts.get("config") or {})}
+    made |= {
+        "format_version": FORMAT_VERSION,
+        "method": "psftr",
+        "config": config_of_0_2(current_config(facts.get("config") or {}), method="psftr"),
+    }
     made["network"] = {**PAPER_MODEL, **facts["network"]}
     made["train_classes"] = list(facts.get("seen_classes") or facts.get("train_classes") or ())
     made.setdefault("encoder", (facts.get("features") or {}).get("encoder"))

@@ -26,7 +26,7 @@ from psftr.methods.psftr.settings import ModelSettings, PostprocessSettings
 from psftr.settings import WindowSettings
 
 CLASSES, DIM, STRIDE, FPS, BATCH = 5, 512, 8, 30.0, 16
-SEEN = 15  # names of a 75/25 split of THUMOS14 that training saw, which get logits too
+SEEN = 15  # names of a 75/25 split of THUMOS14, which get logits too
 
 
 def make_videos(count: int) -> list[VideoFeatures]:

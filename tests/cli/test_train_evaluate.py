@@ -125,7 +125,7 @@ def test_names_of_training_stand_beside_those_asked_for_unless_it_kept_none(swee
     assert scores(old) == pytest.approx(alone, rel=1e-4)
     refused = psftr("evaluate", f"run={old}", "postprocess.seen_weight=0.2", cwd=workplace, check=False)
     assert refused.returncode == 2
-    assert "trained before a training kept the names it saw" in refused.stderr
+    assert "was trained before psftr kept the seen names with the weights" in refused.stderr
 
 
 def test_predictions_file_evaluates_to_the_same_number(sweep, workplace):

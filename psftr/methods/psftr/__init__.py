@@ -90,8 +90,8 @@ def _localizer(setup: LocalizerSetup) -> PsftrLocalizer:
     saved.fill(network)
     if setup.own.postprocess.seen_weight and network.seen_text is None:
         raise PsftrError(
-            f"{saved.where}: trained before a training kept the names it saw, so postprocess.seen_weight="
-            f"{setup.own.postprocess.seen_weight} has none: leave it at 0, or train again"
+            f"{saved.where} was trained before psftr kept the seen names with the weights, so "
+            f"postprocess.seen_weight={setup.own.postprocess.seen_weight} cannot be used: give 0, or train again"
         )
     is_peer = setup.protocol == "peer"
     assert setup.text is not None  # this method reads text

@@ -46,7 +46,7 @@ def audit(
 ) -> Iterator[tuple[str, dict[str, tuple[Detection, ...]]]]:
     """(row, detections by video) for each row of the table, the shipped one first.
 
-    seen_text [S,Dt]: names of training. frame_mean [D]: the mean unit frame of training. ground_truth: actions of
+    seen_text [S,Dt]: the seen names. frame_mean [D]: the mean unit frame of training. ground_truth: actions of
     `class_names` by video id. Detections of "true class" rows read the ground truth: they are bounds, not results.
     """
     network = cast(PSFTR, localizer.network)
@@ -188,23 +188,28 @@ class _TrueSegments:
     def __call__(self, outputs: LayerOutputs, batch: Batch) -> LayerOutputs:
         segments_cw = torch.full_like(outputs.segments_cw, 1e-6)
         actionness = torch.full_like(outputs.actionness_logits, -_SURE)
-        logits, seen = outputs.class_logits.clone(), outputs.seen_logits
-        seen = None if seen is None else seen.clone()
+        named_by = torch.arange(segments_cw.shape[1], device=segments_cw.device).repeat(len(segments_cw), 1)  # a query
         for b, window in enumerate(batch.windows):
             actions = [a for a in self.ground_truth.get(window.video_id, ()) if a.end_s > window.start_s]
             actions = [a for a in actions if a.start_s < window.end_s][: segments_cw.shape[1]]
             if not actions:
                 continue
-            truth_s = torch.tensor([[a.start_s, a.end_s] for a in actions], device=logits.device)
+            truth_s = torch.tensor([[a.start_s, a.end_s] for a in actions], device=segments_cw.device)
             truth = window.to_normalised(truth_s).float().clamp(0, 1)
             overlap = tiou_pairwise(truth, centre_width_to_start_end(outputs.segments_cw[b]))  # [A, Q]
             segments_cw[b, : len(actions)] = start_end_to_centre_width(truth)
             actionness[b, : len(actions)] = _SURE
-            nearest = overlap.argmax(dim=-1)
-            logits[b, : len(actions)] = outputs.class_logits[b, nearest]
-            if seen is not None and outputs.seen_logits is not None:
-                seen[b, : len(actions)] = outputs.seen_logits[b, nearest]
-        return LayerOutputs(logits, segments_cw, actionness, seen)
+            named_by[b, : len(actions)] = overlap.argmax(dim=-1)
+
+        def named(logits: Tensor) -> Tensor:
+            return logits.gather(1, named_by.unsqueeze(-1).expand(-1, -1, logits.shape[-1]))
+
+        return LayerOutputs(
+            class_logits=named(outputs.class_logits),
+            segments_cw=segments_cw,
+            actionness_logits=actionness,
+            seen_logits=None if outputs.seen_logits is None else named(outputs.seen_logits),
+        )
 
 
 class _CentredRoi:

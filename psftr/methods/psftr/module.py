@@ -167,19 +167,17 @@ class PsftrModule(pl.LightningModule):
         return [optimizer], schedules
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Take checkpoints of before: they read whole frames, know no names of training or have no denoising queries.
+        """Take checkpoints of before: they read whole frames, know no seen names or have no denoising queries.
 
         A training cannot go on without the last of these.
         """
-        weights, goes_on = checkpoint["state_dict"], self._trainer is not None and self.trainer.training
+        goes_on = self._trainer is not None and self.trainer.training
         if goes_on and self.network.seen_text is not None:
-            for state in (
-                weights,
-                checkpoint.get("current_model_state", {}),
-            ):  # the second beside an average of weights
-                state.setdefault("network.seen_text", self.network.seen_text)
+            for key in {"state_dict", "current_model_state"} & checkpoint.keys():  # the second beside averaged weights
+                checkpoint[key].setdefault("network.seen_text", self.network.seen_text)
         else:
-            self.network.expect({name.removeprefix("network."): value for name, value in weights.items()})
+            saved = checkpoint["state_dict"].items()
+            self.network.expect({name.removeprefix("network."): value for name, value in saved})
         if "network.convolution.basis" not in checkpoint["state_dict"]:
             self.network.convolution.basis = None
         own = {} if self.denoising is None else self.denoising.state_dict(prefix="denoising.")

@@ -25,7 +25,7 @@ class LayerOutputs:
     class_logits: Tensor  # [B,Q,K] over the names given to forward
     segments_cw: Tensor  # [B,Q,2] centre and width in units of the window's T rows, in (0,1)
     actionness_logits: Tensor  # [B,Q]
-    seen_logits: Tensor | None = None  # [B,Q,S] of names that training saw, -inf of those given to forward; see PSFTR
+    seen_logits: Tensor | None = None  # [B,Q,S] over the seen names, -inf for those given to forward; see PSFTR
 
 
 @dataclass(frozen=True)
@@ -52,8 +52,8 @@ class PSFTR(nn.Module):
     Beyond the paper: names reach the encoder (`guidance`) and the classifier as curves of `similarity` over time.
 
     The class list is an input: no parameter depends on K, reordering names permutes class logits and nothing else.
-    `seen_text` [S,Dt] are the names of training, once `remember_seen` has told them: in eval mode they get class logits
-    too, so that what fits one of them better can be told from what is asked for.
+    `seen_text` [S,Dt] are the seen names, those of training, once `remember_seen` has told them: in eval mode they get
+    class logits too, so that what fits one of them better can be told from what is asked for.
     Decoder layers before `first_output` give no outputs (0: auxiliary outputs of all, layers - 1: only the last).
     """
 
@@ -93,7 +93,7 @@ class PSFTR(nn.Module):
         self.register_buffer("seen_text", None)
 
     def remember_seen(self, text: Tensor) -> None:
-        """The names of training, text [S,Dt]: part of the weights from now on."""
+        """The seen names, text [S,Dt]: part of the weights from now on."""
         self.seen_text = text.detach().float().clone()
 
     def expect(self, weights: Mapping[str, Tensor]) -> None:
@@ -138,8 +138,8 @@ class PSFTR(nn.Module):
         for text in (texts.encoder, texts.queries, texts.classifier):
             self._check(features, is_padding, text)
         features = features.masked_fill(is_padding[..., None], 0.0)
-        seen = None if self.training else self.seen_text
-        read = texts.encoder if seen is None else torch.cat((texts.encoder, seen.to(texts.encoder)))
+        seen = None if self.training or self.seen_text is None else self.seen_text.to(texts.encoder)
+        read = texts.encoder if seen is None else torch.cat((texts.encoder, seen))
         # not len(), which would fix the number of names in torch.export
         curves, seen_curves = self.similarity(features, read, is_padding).tensor_split((texts.encoder.shape[0],), dim=1)
         visual, fused_text = self._encode(features, is_padding, texts.encoder, curves)
@@ -157,7 +157,7 @@ class PSFTR(nn.Module):
         predicted = [class_logits, segments_cw, self.actionness_head(queries)]
         if seen is not None:
             is_asked = (pairwise_cosine(names, seen) > _SAME_NAME).any(dim=0)
-            seen_logits = self.class_head(class_queries, segments_cw, features, seen.to(names), seen_curves)
+            seen_logits = self.class_head(class_queries, segments_cw, features, seen, seen_curves)
             predicted.append(seen_logits.masked_fill(is_asked, -torch.inf))
         return visual, [LayerOutputs(*layer) for layer in zip(*predicted, strict=True)]
 

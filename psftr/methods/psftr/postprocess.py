@@ -131,17 +131,17 @@ class PostProcessor:
         return self.settings.roi_weight * roi + (1 - self.settings.roi_weight) * head
 
     def _head_probability(self, outputs: LayerOutputs) -> Tensor:
-        """[B, Q, K]: the class head's softmax over the names asked for and, with less weight, those of training.
+        """[B, Q, K]: the class head's softmax over the names asked for and, with less weight, the seen names.
 
         Less, because a head trained on them prefers them: calibrated stacking (Chao et al., 2016).
         """
-        logits, weight = outputs.class_logits.float(), self.settings.seen_weight
+        temperature, weight = self.settings.class_temperature, self.settings.seen_weight
+        logits = outputs.class_logits.float() / temperature
         num_names = logits.shape[-1]
         if outputs.seen_logits is not None and weight > 0:
-            # in the logits' own scale, the weight is one of probabilities
-            seen = outputs.seen_logits.float() + self.settings.class_temperature * math.log(weight)
+            seen = outputs.seen_logits.float() / temperature + math.log(weight)
             logits = torch.cat((logits, seen), dim=-1)
-        return (logits / self.settings.class_temperature).softmax(-1)[..., :num_names]
+        return logits.softmax(-1)[..., :num_names]
 
     def _actionness_of_names(self, outputs: LayerOutputs) -> Tensor:
         """[B, Q, K]: sigmoid of the actionness logit and the share of the name's own logit.

@@ -176,8 +176,8 @@ class PostprocessSettings(Checked):
     )
     seen_weight: float = setting(
         0.2,
-        "names that training saw stand beside those asked for in the softmax over names, each with this weight: what "
-        "fits them better is not what is asked for; 0: only names asked for",
+        "seen names stand beside those asked for in the softmax over names, each with this weight: what fits one of "
+        "them better is not what is asked for; 0: only names asked for",
         least=0,
     )
     roi_bins: int = setting(16, "bins of ROIAlign", least=1)
