@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from psftr.methods.psftr.residual import Residual
-from psftr.methods.psftr.rows import zero_padding
+from psftr.methods.psftr.rows import without_padding
 from psftr.ops.temporal_deform_attn import temporal_deform_attn
 
 __all__ = [
@@ -46,19 +46,22 @@ class MultiheadAttention(nn.Module):
 
     def forward(self, queries: Tensor, keys: Tensor, values: Tensor, is_padding: Tensor | None = None) -> Tensor:
         """queries [B|1,N,d], keys and values [B|1,M,d], is_padding [B,M] (True = key not to be read) -> [B|1,N,d]."""
-        projected = (self.query(queries), self.key(keys), self.value(values))
-        batch = torch.broadcast_shapes(queries.shape[:1], keys.shape[:1])[0]
-        query, key, value = (
-            x.unflatten(-1, (self.heads, -1)).transpose(1, 2).expand(batch, -1, -1, -1) for x in projected
-        )
         is_read = None if is_padding is None else ~is_padding[:, None, None, :]
-        # on a CPU in float32 also under autocast: PyTorch's backward pass in bfloat16 takes two to four times as long
-        in_full = query.device.type == "cpu" and query.dtype == torch.bfloat16
-        with torch.autocast(query.device.type, enabled=False) if in_full else contextlib.nullcontext():
-            if in_full:
-                query, key, value = query.float(), key.float(), value.float()
-            attended = F.scaled_dot_product_attention(query, key, value, attn_mask=is_read)
-        return self.output(attended.transpose(1, 2).flatten(2))
+        return self.output(self.mix(*self.project(queries, keys, values), is_read))
+
+    def project(self, queries: Tensor, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """What `mix` takes, of the same shapes; `output` then makes the result of what it returns."""
+        return self.query(queries), self.key(keys), self.value(values)
+
+    def mix(self, query: Tensor, key: Tensor, value: Tensor, is_read: Tensor | None = None) -> Tensor:
+        """Projected query [B|1,N,d], key and value [B|1,M,d]; is_read bool, broadcast to [B,H,N,M] -> [B|1,N,d]."""
+        batch = torch.broadcast_shapes(query.shape[:1], key.shape[:1])[0]
+        query, key, value = (
+            x.unflatten(-1, (self.heads, -1)).transpose(1, 2).expand(batch, -1, -1, -1) for x in (query, key, value)
+        )
+        in_bf16 = query.device.type == "cpu" and query.dtype == torch.bfloat16
+        attend = _attend_in_bf16 if in_bf16 else F.scaled_dot_product_attention
+        return attend(query, key, value, attn_mask=is_read).transpose(1, 2).flatten(2)
 
 
 class FeedForward(nn.Module):
@@ -71,8 +74,11 @@ class FeedForward(nn.Module):
         self.residual = Residual(dropout=dropout)
         self.norm = nn.LayerNorm(dim)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """x [...,d] -> [...,d]."""
+    def forward(self, x: Tensor, is_padding: Tensor | None = None) -> Tensor:
+        """x [...,d] -> [...,d]; of x [B,T,d] with is_padding [B,T] padding comes out zero."""
+        return self._of_rows(x) if is_padding is None else without_padding(self._of_rows, x, is_padding)
+
+    def _of_rows(self, x: Tensor) -> Tensor:
         hidden = self.expand(x.flatten(0, -2))  # rows of a matrix, or autograd takes it for a view and copies it
         branch = self.contract(F.relu(hidden, inplace=True))
         return self.norm(self.residual(x, branch.view(x.shape)))
@@ -126,17 +132,21 @@ class TemporalDeformableAttention(nn.Module):
         """
         heads, levels, points = self.sampling
         lengths = (memory.shape[1],) if level_lengths is None else tuple(level_lengths)
-        values = zero_padding(self.value(memory), is_padding).unflatten(-1, (heads, -1))
-        if values.device.type == "cpu":
-            values = values.float()  # every path on a CPU computes in it: kept so, the backward pass need not convert
+        values = without_padding(self.value, memory, is_padding).unflatten(-1, (heads, -1))
         # locations and weights stay float32 under autocast: bfloat16 resolves only 1/256 of a window
         weights = self.weights(queries).float().unflatten(-1, (heads, levels * points)).softmax(-1)
         offsets = self.offsets(queries).float().unflatten(-1, self.sampling)
         locations = self.locations(references.float(), offsets, lengths)
         shape = (memory.shape[0], queries.shape[1], *self.sampling)
-        sampled = self.attend(
-            values, locations.expand(shape), weights.unflatten(-1, (levels, points)).expand(shape), lengths
-        )
+        # every path on a CPU computes in float32: kept so, nothing is converted on the way there and back
+        is_kept = values.device.type == "cpu" and values.dtype == torch.bfloat16
+        with torch.autocast("cpu", enabled=False) if is_kept else contextlib.nullcontext():
+            sampled = self.attend(
+                values.float() if is_kept else values,
+                locations.expand(shape),
+                weights.unflatten(-1, (levels, points)).expand(shape),
+                lengths,
+            )
         return self.output(sampled.flatten(2))
 
     def locations(self, references: Tensor, offsets: Tensor, lengths: Sequence[int]) -> Tensor:
@@ -163,6 +173,17 @@ def pairwise_cosine(a: Tensor, b: Tensor) -> Tensor:
     with torch.autocast(a.device.type, enabled=False):
         unit_a, unit_b = (F.normalize(x.float(), dim=-1, eps=1e-6) for x in (a, b))
         return unit_a @ unit_b.transpose(-1, -2)
+
+
+def _attend_in_bf16(query: Tensor, key: Tensor, value: Tensor, *, attn_mask: Tensor | None) -> Tensor:
+    """PyTorch's scaled dot-product attention, its slow twin, for bfloat16 [B,H,N,D] on a CPU; scores have 8 bits.
+
+    PyTorch's takes 1.6 to 2.1 times as long to train in float32, and longer still in bfloat16.
+    """
+    scores = query @ key.transpose(-1, -2) * query.shape[-1] ** -0.5
+    if attn_mask is not None:
+        scores = scores.masked_fill(~attn_mask, -torch.inf)
+    return scores.float().softmax(-1).to(value.dtype) @ value
 
 
 def _xavier_linear(inputs: int, outputs: int, *, bias: bool = True) -> nn.Linear:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from psftr.methods.psftr.sgqg import Queries
+from psftr.methods.psftr.query_rows import Queries
 from psftr.methods.psftr.ssae import sine_encoding
 
 if TYPE_CHECKING:
@@ -36,24 +36,23 @@ class Denoising(nn.Module):
         self.position = nn.Linear(2 * dim, dim)
 
     def queries(self, targets: Sequence[Target]) -> Queries:
-        """A query for every action of a window, its reference near the action: [B,n,...], n of the window with most.
-
-        What a window has less of is filled up with queries in its middle, which `loss` leaves out.
-        """
-        actions = nn.utils.rnn.pad_sequence(
-            [target.segments_cw.float() for target in targets], batch_first=True, padding_value=0.5
-        )
-        if not actions.shape[1]:  # every parameter keeps a gradient, as DDP wants
-            actions = actions.new_full((len(targets), 1, 2), 0.5)
+        """A query for every action of every window, its reference near the action."""
+        counts = torch.tensor([len(target.labels) for target in targets])
+        actions = torch.cat([target.segments_cw.float() for target in targets])  # [M,2]
         centre, width = actions.unbind(-1)
         noise = torch.empty_like(actions).uniform_(-NOISE, NOISE)
-        noised = torch.stack((centre + noise[..., 0] * width / 2, width * noise[..., 1].exp()), dim=-1)
+        noised = torch.stack((centre + noise[:, 0] * width / 2, width * noise[:, 1].exp()), dim=-1)
         references_cw = noised.clamp(1e-3, 1 - 1e-3)
         dim = self.content.shape[-1]
-        encoded = [sine_encoding(part.flatten() * _PLACES, dim) for part in references_cw.unbind(-1)]
-        position = self.position(torch.cat(encoded, dim=-1).unflatten(0, actions.shape[:2]))
+        encoded = [sine_encoding(part * _PLACES, dim) for part in references_cw.unbind(-1)]
+        first = (counts.cumsum(0) - counts).repeat_interleave(counts)
         return Queries(
-            content=self.content.expand(*actions.shape[:2], -1), position=position, references_cw=references_cw
+            content=self.content.expand(len(actions), -1),
+            position=self.position(torch.cat(encoded, dim=-1)),
+            references_cw=references_cw,
+            window=torch.arange(len(targets)).repeat_interleave(counts).to(actions.device),
+            place=(torch.arange(len(actions)) - first).to(actions.device),
+            most=int(counts.max()),
         )
 
     def loss(self, layers: Sequence[LayerOutputs], targets: Sequence[Target], criterion: Criterion) -> Tensor:

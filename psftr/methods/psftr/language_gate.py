@@ -105,10 +105,10 @@ class GatedFusion(CrossModalFusion):
         super().__init__(**parts)
         self.gate = gate
 
-    def forward(self, x: Tensor, other: Tensor, other_is_padding: Tensor | None = None) -> Tensor:
-        """x [B|1,N,d], other [B|1,M,d], other_is_padding [B,M] -> [B|1,N,d]."""
-        attended = self.attention(x, other, other, other_is_padding)
-        return self.feed_forward(self.norm(x + self.gate(x, F.dropout(attended, self.residual.dropout, self.training))))
+    def forward(self, x: Tensor, other: Tensor, is_padding: Tensor | None, other_is_padding: Tensor | None) -> Tensor:
+        """x [B|1,N,d], other [B|1,M,d], is_padding [B,N] and other_is_padding [B,M] of each -> [B|1,N,d]."""
+        attended = F.dropout(self.attention(x, other, other, other_is_padding), self.residual.dropout, self.training)
+        return self.feed_forward(self.norm(x + self.gate(x, attended)), is_padding)
 
 
 class GatedPromptInfusion(SemanticPromptInfusion):

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from psftr.errors import PsftrError
 from psftr.methods.psftr.attention import pairwise_cosine
-from psftr.methods.psftr.sgqg import SGQG, Queries
+from psftr.methods.psftr.query_rows import Queries
+from psftr.methods.psftr.sgqg import SGQG
 from psftr.methods.psftr.ssae import SSAE, TemporalConvolution
 
 __all__ = ["PSFTR", "LayerOutputs", "Outputs", "Texts"]
@@ -123,7 +124,7 @@ class PSFTR(nn.Module):
         visual, layers = self._layers(features, is_padding, texts, first=self.first_output, beside=beside)
         further: list[LayerOutputs] = []
         if beside is not None:
-            own = layers[0].segments_cw.shape[1] - beside.content.shape[1]
+            own = layers[0].segments_cw.shape[1] - beside.most
             layers, further = map(list, zip(*(_split(layer, own) for layer in layers)))
         return Outputs(layers[-1], self.saliency_head(visual, is_padding), tuple(layers[:-1])), further
 

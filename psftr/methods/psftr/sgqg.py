@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 
 from psftr.methods.psftr.attention import FeedForward, MultiheadAttention, TemporalDeformableAttention
+from psftr.methods.psftr.query_rows import Queries, QueryRows
 from psftr.methods.psftr.residual import Residual
 
 __all__ = [
@@ -16,21 +16,11 @@ __all__ = [
     "ContextualVisualAnchoring",
     "LiteralSemanticPromptInfusion",
     "NoPromptInfusion",
-    "Queries",
     "QuerySelfAttention",
     "RefiningSGQG",
     "SemanticPromptInfusion",
     "SgqgLayer",
 ]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Queries:
-    """Queries that go through the decoder beside the learnable ones: they see each other, and no others see them."""
-
-    content: Tensor  # [B,n,d]
-    position: Tensor  # [B,n,d]
-    references_cw: Tensor  # [B,n,2] in (0,1)
 
 
 class QuerySelfAttention(nn.Module):
@@ -42,21 +32,16 @@ class QuerySelfAttention(nn.Module):
         self.residual = Residual(dropout=dropout)
         self.norm = nn.LayerNorm(dim)
 
-    def forward(self, content: Tensor, position: Tensor) -> Tensor:
-        """content [B|1,Q,d], position [Q,d] or [B,Q,d] -> [B|1,Q,d]."""
-        return self.norm(self.residual(content, self._attend(content, position)))
-
-    def apart(self, content: Tensor, parts: Iterable[tuple[Tensor, Tensor]]) -> Tensor:
-        """`forward` where each query sees those of its own part: (content, position) of each, in their order along Q.
-
-        content [B,Q,d] is that of all. A part may have one batch row for all windows.
-        """
-        attended = [self._attend(*part).expand(len(content), -1, -1) for part in parts]
-        return self.norm(self.residual(content, torch.cat(attended, dim=1)))
-
-    def _attend(self, content: Tensor, position: Tensor) -> Tensor:
+    def forward(self, content: Tensor, position: Tensor, rows: QueryRows | None) -> Tensor:
+        """content [B|1,Q,d], position [Q,d] -> [B|1,Q,d]; or rows, content and position [1,R,d] -> widened [1,R,d]."""
         located = content + position
-        return self.attention(located, located, content)
+        if rows is None:
+            return self.norm(self.residual(content, self.attention(located, located, content)))
+        query, key, value = (rows.split(one) for one in self.attention.project(located, located, content))
+        learnable = self.attention.mix(query[0], key[0], value[0])
+        beside = self.attention.mix(query[1], key[1], value[1], rows.sees)
+        mixed = rows.join(learnable, beside)
+        return self.norm(self.residual(rows.widen(content), rows.widen(self.attention.output(mixed))))
 
 
 class SemanticPromptInfusion(nn.Module):
@@ -106,10 +91,21 @@ class ContextualVisualAnchoring(nn.Module):
         self.feed_forward = feed_forward
 
     def forward(
-        self, queries: Tensor, position: Tensor, references_cw: Tensor, visual: Tensor, is_padding: Tensor
+        self,
+        queries: Tensor,
+        position: Tensor,
+        references_cw: Tensor,
+        visual: Tensor,
+        is_padding: Tensor,
+        rows: QueryRows | None,
     ) -> Tensor:
-        """queries [B|1,Q,d], position [Q,d], references_cw [B|1,Q,2], visual F^ [B,T,d] -> [B,Q,d]."""
-        anchored = self.attention(queries + position, references_cw, visual, is_padding)
+        """queries [B|1,Q,d], position [Q,d], references_cw [B|1,Q,2], visual F^ [B,T,d] -> [B,Q,d]; or all as rows."""
+        located = queries + position
+        if rows is None:
+            anchored = self.attention(located, references_cw, visual, is_padding)
+        else:
+            read = (rows.to_windows(one) for one in (located, references_cw))
+            anchored = rows.from_windows(self.attention(*read, visual, is_padding))
         return self.feed_forward(self.norm(self.residual(queries, anchored)))
 
 
@@ -132,18 +128,24 @@ class SgqgLayer(nn.Module):
         visual: Tensor,
         text: Tensor,
         is_padding: Tensor,
-        parts: Sequence[tuple[Tensor, Tensor]] = (),
+        rows: QueryRows | None = None,
     ) -> Tensor:
-        """content [B|1,Q,d], position [Q,d] or [B,Q,d], references_cw [B|1,Q,2], F^ [B,T,d], T^ [B|1,K,d] -> [B,Q,d].
+        """content [B|1,Q,d], position [Q,d], references_cw [B|1,Q,2], F^ [B,T,d], T^ [B|1,K,d] -> Q^ [B,Q,d].
 
-        parts: (content, position) of those that see each other, see `QuerySelfAttention.apart`; none: all see all.
+        With queries beside, all that has a Q is given as rows [1,R,...] and returned as widened rows.
         """
-        if parts:
-            attended = self.self_attention.apart(content, parts)  # Q_bar
+        attended = self.self_attention(content, position, rows)  # Q_bar
+        if rows is None:
+            infused = self.infusion(attended, content, text)  # Q~, equation 3
         else:
-            attended = self.self_attention(content, position)
-        infused = self.infusion(attended, content, text)  # Q~, equation 3
-        return self.anchoring(infused, position, references_cw, visual, is_padding)  # Q^, equation 4
+            content, position, references_cw = (rows.widen(one) for one in (content, position, references_cw))
+            infused = self._infuse_rows(attended, content, text, rows)
+        return self.anchoring(infused, position, references_cw, visual, is_padding, rows)  # Q^, equation 4
+
+    def _infuse_rows(self, attended: Tensor, content: Tensor, text: Tensor, rows: QueryRows) -> Tensor:
+        if isinstance(self.infusion, NoPromptInfusion):
+            return attended
+        return rows.from_windows(self.infusion(rows.to_windows(attended), rows.to_windows(content), text))
 
 
 class SGQG(nn.Module):
@@ -173,44 +175,35 @@ class SGQG(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """visual F^ [B,T,d], text T^ [B|1,K,d], is_padding [B,T] -> of N layers: queries Q^ [N,B,Q,d], cw [N,B,Q,2].
 
-        beside: further queries; they follow the learnable ones along Q.
+        beside: further queries; they follow the learnable ones along Q, and where a window has fewer than the one with
+        most, what is said of them is meaningless.
         """
         position, content = self.queries.chunk(2, dim=-1)
-        references_cw = self.reference(position).float().sigmoid()[None]
-        content = content[None]
-        parts: list[tuple[Tensor, Tensor]] = []
-        if beside is not None:
+        references_cw = self.reference(position).float().sigmoid()
+        rows = None
+        if beside is None:
+            content, references_cw = content[None], references_cw[None]
+        else:
             # the learnable queries are those of every window until they have seen one: they attend to each other once
-            parts = [(content, position), (beside.content, beside.position)]
-            own = Queries(content=content, position=position[None], references_cw=references_cw)
-            content, position, references_cw = _side_by_side(own, beside)
-        sizes = [part[0].shape[1] for part in parts]
+            rows = QueryRows(beside, windows=len(visual), learnable=len(content))
+            content = rows.start(content, beside.content)
+            position = rows.start(position, beside.position)
+            references_cw = rows.start(references_cw, beside.references_cw)
         queries, segments_cw = [], []
         for layer in self.layers:
-            content = layer(content, position, references_cw, visual, text, is_padding, parts)
+            content = layer(content, position, references_cw, visual, text, is_padding, rows)
+            if rows is not None:
+                position, references_cw = rows.widen(position), rows.widen(references_cw)
             queries.append(content)
             segments_cw.append(self.segment_head(content, references_cw))
             references_cw = self.next_references(references_cw, segments_cw[-1])
-            if parts:
-                parts = list(zip(content.split(sizes, dim=1), position.split(sizes, dim=1)))
+        if rows is not None:
+            queries, segments_cw = ([rows.to_windows(one) for one in each] for each in (queries, segments_cw))
         return torch.stack(queries), torch.stack(segments_cw)
 
     def next_references(self, references_cw: Tensor, segments_cw: Tensor) -> Tensor:
         """References [B|1,Q,2] of the next layer, given this layer's and what it predicted."""
         return references_cw
-
-
-def _side_by_side(own: Queries, beside: Queries) -> tuple[Tensor, Tensor, Tensor]:
-    """(content, position, references) of both along Q; `own` has one batch row, `beside` one for each window."""
-
-    def join(ours: Tensor, theirs: Tensor) -> Tensor:
-        return torch.cat((ours.expand(len(theirs), -1, -1), theirs), dim=1)
-
-    return (
-        join(own.content, beside.content),
-        join(own.position, beside.position),
-        join(own.references_cw, beside.references_cw),
-    )
 
 
 class RefiningSGQG(SGQG):

@@ -152,7 +152,10 @@ class SimilarityClassifier(nn.Module):
             contrast = inside - torch.cat((before, after), dim=-1).mean(dim=-1)
             others = (inside.sum(dim=-1, keepdim=True) - inside) / max(1, inside.shape[-1] - 1)
             evidence = torch.cat((along, torch.stack((contrast, inside - others), dim=-1)), dim=-1)
-            correction = self.contract(F.relu(self.expand(evidence))).squeeze(-1)
+            hidden = F.relu(
+                self.expand(evidence.flatten(0, -2)), inplace=True
+            )  # rows of a matrix: a view would be copied
+            correction = self.contract(hidden).view(inside.shape)
             return self.log_scale.exp() * inside + correction
 
 

@@ -113,10 +113,10 @@ class CrossModalFusion(nn.Module):
         self.norm = nn.LayerNorm(dim)
         self.feed_forward = feed_forward
 
-    def forward(self, x: Tensor, other: Tensor, other_is_padding: Tensor | None = None) -> Tensor:
-        """x [B|1,N,d], other [B|1,M,d], other_is_padding [B,M] -> [B|1,N,d]."""
+    def forward(self, x: Tensor, other: Tensor, is_padding: Tensor | None, other_is_padding: Tensor | None) -> Tensor:
+        """x [B|1,N,d], other [B|1,M,d], is_padding [B,N] and other_is_padding [B,M] of each -> [B|1,N,d]."""
         attended = self.attention(x, other, other, other_is_padding)
-        return self.feed_forward(self.norm(self.residual(x, attended)))
+        return self.feed_forward(self.norm(self.residual(x, attended)), is_padding)
 
 
 class Unfused(nn.Module):
@@ -126,15 +126,15 @@ class Unfused(nn.Module):
         super().__init__()
         self.feed_forward = feed_forward
 
-    def forward(self, x: Tensor, other: Tensor, other_is_padding: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, other: Tensor, is_padding: Tensor | None, other_is_padding: Tensor | None) -> Tensor:
         """x [B|1,N,d] -> [B|1,N,d]."""
-        return self.feed_forward(x)
+        return self.feed_forward(x, is_padding)
 
 
 class Unread(nn.Module):
     """x as it came: stands where no later part reads the result, so that no parameter is left without a gradient."""
 
-    def forward(self, x: Tensor, other: Tensor, other_is_padding: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, other: Tensor, is_padding: Tensor | None, other_is_padding: Tensor | None) -> Tensor:
         return x
 
 
@@ -162,7 +162,8 @@ class SsaeLayer(nn.Module):
         visual = self.visual_synergy(visual, position, references, is_padding)  # F~
         text = self.textual_synergy(text)  # T~
         # equations 1 and 2; padded rows of F^ are never read, padded rows of F~ are masked here
-        return self.text_to_vision(visual, text), self.vision_to_text(text, visual, is_padding)
+        frames = self.text_to_vision(visual, text, is_padding, None)
+        return frames, self.vision_to_text(text, visual, None, is_padding)
 
 
 class SSAE(nn.Module):

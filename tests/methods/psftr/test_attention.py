@@ -30,6 +30,22 @@ def test_attention_equals_torchs_with_the_same_weights():
     torch.testing.assert_close(ours(queries, memory, memory, is_padding), expected, atol=1e-6, rtol=1e-5)
 
 
+def test_attention_in_bfloat16_equals_its_slow_twin_to_8_bits():
+    torch.manual_seed(0)
+    attention = MultiheadAttention(dim=64, heads=2)
+    inputs = [torch.randn(3, length, 64) for length in (5, 6, 6)]
+    is_read = torch.arange(6) < torch.tensor([6, 4, 1])[:, None]
+
+    def mixed(dtype):
+        leaves = [one.to(dtype).requires_grad_() for one in inputs]
+        out = attention.mix(*leaves, is_read[:, None, None, :])
+        assert out.dtype == dtype
+        return [one.float() for one in (out, *torch.autograd.grad(out.float().square().sum(), leaves))]
+
+    for got, expected in zip(mixed(torch.bfloat16), mixed(torch.float32), strict=True):
+        assert (got - expected).norm() < 2**-6 * expected.norm()
+
+
 def test_attention_shares_a_batch_axis_of_one():
     torch.manual_seed(0)
     attention = MultiheadAttention(dim=8, heads=2)
@@ -124,3 +140,19 @@ def test_cosines_of_a_345_triangle_also_under_autocast():
     torch.testing.assert_close(pairwise_cosine(a, b), expected)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         torch.testing.assert_close(pairwise_cosine(a, b), expected)
+
+
+def test_under_autocast_frames_are_sampled_in_float32():
+    """Values have the 8 bits of their projection, and lose no more on their way to the output's projection."""
+    torch.manual_seed(0)
+    attention = TemporalDeformableAttention(dim=8, heads=2, points=2)
+    taken = []
+
+    def attend(values, locations, weights, lengths):
+        taken.append((values.dtype, torch.is_autocast_enabled("cpu")))
+        return values[:, :3]
+
+    attention.attend = attend
+    with torch.autocast("cpu", torch.bfloat16):
+        attention(torch.randn(1, 3, 8), torch.rand(1, 3, 1), torch.randn(2, 5, 8), torch.zeros(2, 5, dtype=torch.bool))
+    assert taken == [(torch.float32, False)]

@@ -16,7 +16,7 @@ from psftr.methods.psftr.network import LayerOutputs, Texts
 from psftr.segments import centre_width_to_start_end
 
 sys.path.insert(0, str(Path(__file__).parent))
-from test_module import CLASSES, module, one_batch, trainer
+from test_module import CLASSES, TINY, module, one_batch, trainer
 
 
 def reading(model, batch):
@@ -29,14 +29,19 @@ def test_every_action_has_a_noised_copy_of_its_own():
     batch = one_batch()
     denoising = Denoising(dim=32)
     drawn = [denoising.queries(batch.targets) for _ in range(2)]
+    targets = [
+        (window, place, segment)
+        for window, target in enumerate(batch.targets)
+        for place, segment in enumerate(target.segments_cw)
+    ]
     for queries in drawn:
-        assert queries.content.shape == queries.position.shape == (3, 3, 32)
-        for target, references in zip(batch.targets, queries.references_cw):
-            centre, width = target.segments_cw.unbind(-1)
-            noised_centre, noised_width = references[: len(target.labels)].unbind(-1)
-            assert ((noised_centre - centre).abs() <= NOISE * width / 2 + 1e-6).all()
-            assert ((noised_width / width).log().abs() <= NOISE + 1e-5).all()
-            assert not torch.equal(noised_centre, centre)
+        assert queries.content.shape == queries.position.shape == (6, 32)
+        assert queries.most == 3
+        assert [*zip(queries.window.tolist(), queries.place.tolist())] == [target[:2] for target in targets]
+        for (_, _, (centre, width)), (noised_centre, noised_width) in zip(targets, queries.references_cw, strict=True):
+            assert (noised_centre - centre).abs() <= NOISE * width / 2 + 1e-6
+            assert (noised_width / width).log().abs() <= NOISE + 1e-5
+            assert noised_centre != centre
     assert not torch.equal(drawn[0].references_cw, drawn[1].references_cw)
 
 
@@ -54,13 +59,40 @@ def test_the_learnable_queries_never_see_them():
     torch.testing.assert_close(alone.saliency_logits, beside.saliency_logits)
 
 
+def only(queries, is_kept, **changes):
+    parts = ("content", "position", "references_cw", "window", "place")
+    return replace(queries, **{name: getattr(queries, name)[is_kept] for name in parts}, **changes)
+
+
+@pytest.mark.parametrize("reads_text", [False, True])
+def test_each_window_is_read_as_if_it_were_alone(reads_text):
+    """By itself a window is filled up with nothing, and its rows are those of no other."""
+    form = replace(TINY, text_to_vision=reads_text, vision_to_text=reads_text, text_to_query=reads_text)
+    batch, model = one_batch(), module(denoising=1.0, model=form).eval()
+    queries = model.denoising.queries(batch.targets)
+    features, is_padding, texts = reading(model, batch)
+    _, together = model.network.read_beside(features, is_padding, texts, queries)
+    assert sorted(len(target.labels) for target in batch.targets) == [1, 2, 3]
+    for number, target in enumerate(batch.targets):
+        own = slice(number, number + 1)
+        alone = replace(
+            only(queries, queries.window == number, most=len(target.labels)), window=torch.zeros_like(target.labels)
+        )
+        _, by_itself = model.network.read_beside(features[own], is_padding[own], texts, alone)
+        for one, other in zip(together, by_itself, strict=True):
+            for name in ("class_logits", "segments_cw", "actionness_logits"):
+                expected = getattr(other, name)
+                torch.testing.assert_close(
+                    getattr(one, name)[own, : len(target.labels)], expected, atol=1e-5, rtol=1e-5
+                )
+
+
 def test_they_see_each_other_and_never_the_learnable_queries():
     torch.manual_seed(0)
     batch, model = one_batch(), module(denoising=1.0).eval()
     queries = model.denoising.queries(batch.targets)
     _, before = model.network.read_beside(*reading(model, batch), queries)
-    alone = replace(queries, **{name: value[:, :1] for name, value in vars(queries).items()})
-    _, without_others = model.network.read_beside(*reading(model, batch), alone)
+    _, without_others = model.network.read_beside(*reading(model, batch), only(queries, queries.place == 0, most=1))
     assert not torch.allclose(before[-1].segments_cw[:, :1], without_others[-1].segments_cw)
     with torch.no_grad():  # the content half only: the references stay, and so does what the first layer reads
         model.network.decoder.queries[:, 32:].normal_()

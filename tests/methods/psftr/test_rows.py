@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from psftr.methods.psftr.rows import convolve_rows, zero_padding
+from psftr.methods.psftr.rows import convolve_rows, without_padding, zero_padding
 
 
 def test_padded_rows_become_zero_and_the_others_stay_with_their_gradient():
@@ -51,3 +51,22 @@ def test_under_autocast_a_convolution_is_a_product_in_bfloat16():
         twin = convolution(rows.transpose(1, 2)).transpose(1, 2)
     assert out.dtype == twin.dtype == torch.bfloat16
     torch.testing.assert_close(out, twin, rtol=2**-7, atol=2**-7)
+
+
+@pytest.mark.parametrize("padded", [0, 3, 4, 7])
+def test_padding_is_left_out_and_every_other_row_equals_the_slow_twin(padded):
+    torch.manual_seed(0)
+    part = torch.nn.Sequential(torch.nn.Linear(4, 5), torch.nn.Tanh(), torch.nn.Linear(5, 4))
+    counted = []
+    part[0].register_forward_pre_hook(lambda _, given: counted.append(given[0].flatten(0, -2).shape[0]))
+    rows = torch.randn(2, 7, 4, requires_grad=True)
+    is_padding = torch.zeros(2, 7, dtype=torch.bool)
+    is_padding[1, 7 - padded :] = True
+    direction = torch.randn(2, 7, 4)
+    leaves = [rows, *part.parameters()]
+    expected, got = zero_padding(part(rows), is_padding), without_padding(part, rows, is_padding)
+    assert counted == [14, {0: 14, 3: 12, 4: 10, 7: 8}[padded]]  # an odd number is made even
+    torch.testing.assert_close(got, expected)
+    of_twin = torch.autograd.grad((expected * direction).sum(), leaves)
+    for one, other in zip(torch.autograd.grad((got * direction).sum(), leaves), of_twin, strict=True):
+        torch.testing.assert_close(one, other)
