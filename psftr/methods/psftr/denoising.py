@@ -37,7 +37,7 @@ class Denoising(nn.Module):
 
     def queries(self, targets: Sequence[Target]) -> Queries:
         """A query for every action of every window, its reference near the action."""
-        counts = torch.tensor([len(target.labels) for target in targets])
+        counts = [len(target.labels) for target in targets]
         actions = torch.cat([target.segments_cw.float() for target in targets])  # [M,2]
         centre, width = actions.unbind(-1)
         noise = torch.empty_like(actions).uniform_(-NOISE, NOISE)
@@ -45,14 +45,15 @@ class Denoising(nn.Module):
         references_cw = noised.clamp(1e-3, 1 - 1e-3)
         dim = self.content.shape[-1]
         encoded = [sine_encoding(part * _PLACES, dim) for part in references_cw.unbind(-1)]
-        first = (counts.cumsum(0) - counts).repeat_interleave(counts)
+        places = [(window, place) for window, count in enumerate(counts) for place in range(count)]
+        window, place = torch.tensor(places, dtype=torch.long, device=actions.device).view(-1, 2).unbind(1)
         return Queries(
             content=self.content.expand(len(actions), -1),
             position=self.position(torch.cat(encoded, dim=-1)),
             references_cw=references_cw,
-            window=torch.arange(len(targets)).repeat_interleave(counts).to(actions.device),
-            place=(torch.arange(len(actions)) - first).to(actions.device),
-            most=int(counts.max()),
+            window=window,
+            place=place,
+            most=max(counts),
         )
 
     def loss(self, layers: Sequence[LayerOutputs], targets: Sequence[Target], criterion: Criterion) -> Tensor:

@@ -2,7 +2,7 @@
 
 Windows have different numbers of such queries: in a batch of THUMOS14 the one with most has 12, and the mean is 3.4. So
 the decoder works on rows [1,R,...]: the Q learnable queries of the first window, those of the next, …, then the M
-others. Only what reads a window's frames or text takes [B,Q+n,...], n of the window with most, filled up with zeros.
+others. Only what reads a window's frames or text takes [B,Q+n,...], n of the window with most, filled up with anything.
 """
 
 from __future__ import annotations
@@ -45,10 +45,10 @@ class QueryRows:
         window = F.pad(beside.window, (0, self._filling), value=-1)
         self.sees = window[:, None] == window  # [M,M]: of one window
         slot = beside.window * beside.most + beside.place
-        # which of the M each place of a window holds; M, a row of zeros, where none
-        self._held = torch.full((windows * beside.most,), self.count, device=slot.device)
-        self._held[slot] = torch.arange(len(slot), device=slot.device)
         self._slot = F.pad(slot, (0, self._filling))  # [M]
+        # which of the M each place of a window holds; where it holds none, the first, and nothing reads it there
+        self._held = torch.zeros(windows * beside.most, dtype=torch.long, device=slot.device)
+        self._held[slot] = torch.arange(len(slot), device=slot.device)
 
     def start(self, learnable: Tensor, beside: Tensor) -> Tensor:
         """[Q,c], of all windows, and [M,c], without filling -> rows [1,Q+M,c], until `widen`."""
@@ -65,14 +65,16 @@ class QueryRows:
 
     def widen(self, rows: Tensor) -> Tensor:
         """Rows of which all windows share the learnable ones -> [1,B*Q+M,c]; others are returned as they are."""
+        if rows.shape[1] == self.windows * self.learnable + self.count:
+            return rows
         learnable, beside = self.split(rows)
-        return rows if len(learnable) == self.windows else self.join(learnable.expand(self.windows, -1, -1), beside)
+        return self.join(learnable.expand(self.windows, -1, -1), beside)
 
     def to_windows(self, rows: Tensor) -> Tensor:
         """[1,R,c] -> [B,Q+n,c]."""
         learnable, beside = self.split(rows)
-        filled = F.pad(beside[0], (0, 0, 0, 1)).index_select(0, self._held)
-        return torch.cat((learnable, filled.view(self.windows, self.most, rows.shape[-1])), dim=1)
+        held = beside[0].index_select(0, self._held).view(self.windows, self.most, rows.shape[-1])
+        return torch.cat((learnable, held), dim=1)
 
     def from_windows(self, windows: Tensor) -> Tensor:
         """[B,Q+n,c] -> [1,R,c]."""

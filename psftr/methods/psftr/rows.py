@@ -11,6 +11,8 @@ from torch import Tensor
 
 __all__ = ["convolve_rows", "without_padding", "zero_padding"]
 
+_LEAST_PADDING = 1 / 8  # of all rows
+
 
 def zero_padding(rows: Tensor, is_padding: Tensor) -> Tensor:
     """rows [B,T,d], finite also where padded; is_padding [B,T] -> [B,T,d], 0 where padded.
@@ -39,13 +41,13 @@ def convolve_rows(rows: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 def without_padding(part: Callable[[Tensor], Tensor], rows: Tensor, is_padding: Tensor) -> Tensor:
     """`part`, a function of each row by itself, of rows [B,T,d] -> [B,T,e], zero where padded; is_padding [B,T].
 
-    On a CPU padding is left out, most of the work where videos are much shorter than windows. The slow twin computes
-    it with the rest and runs everywhere else: a GPU would have to be asked how many rows there are.
+    On a CPU padding is left out: it is most of the work where videos are much shorter than windows. The slow twin
+    computes it with the rest. It runs where there is little of it, because picking rows takes time too, and everywhere
+    else: a GPU would have to be asked how many rows there are.
     """
-    if rows.device.type != "cpu" or torch.compiler.is_compiling():
+    is_asked = rows.device.type == "cpu" and not torch.compiler.is_compiling()
+    if not is_asked or is_padding.count_nonzero() < _LEAST_PADDING * is_padding.numel():
         return zero_padding(part(rows), is_padding)
-    if not is_padding.any():
-        return part(rows)
     index = (~is_padding).flatten().nonzero().squeeze(1)
     picked = _Pick.apply(rows.flatten(0, 1), index)
     return _Put.apply(part(picked), index, is_padding.numel()).unflatten(0, is_padding.shape)
