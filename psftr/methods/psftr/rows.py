@@ -45,9 +45,11 @@ def without_padding(part: Callable[[Tensor], Tensor], rows: Tensor, is_padding: 
     computes it with the rest. It runs where there is little of it, because picking rows takes time too, and everywhere
     else: a GPU would have to be asked how many rows there are.
     """
-    is_asked = rows.device.type == "cpu" and not torch.compiler.is_compiling()
-    if not is_asked or is_padding.count_nonzero() < _LEAST_PADDING * is_padding.numel():
+    if rows.device.type != "cpu" or torch.compiler.is_compiling():
         return zero_padding(part(rows), is_padding)
+    padded = int(is_padding.count_nonzero())
+    if padded < _LEAST_PADDING * is_padding.numel():
+        return zero_padding(part(rows), is_padding) if padded else part(rows)
     index = (~is_padding).flatten().nonzero().squeeze(1)
     picked = _Pick.apply(rows.flatten(0, 1), index)
     return _Put.apply(part(picked), index, is_padding.numel()).unflatten(0, is_padding.shape)
