@@ -1,5 +1,6 @@
 """Curves of frames against names: hand-made frames of two or three channels."""
 
+import pytest
 import torch
 import torch.nn.functional as F
 
@@ -100,6 +101,22 @@ def test_the_classifier_starts_from_the_centred_mean_of_the_segment():
     # of eight places two per row; the outermost two lie a quarter row inside its first and last row's centre
     inside = (2 * 0.75 + 6) / 8
     torch.testing.assert_close(logits, inside * 50 / CURVE_SCALE * torch.tensor([[[[1.0, -1.0]]]]))
+
+
+@pytest.mark.parametrize("num_matched", [0, 5])
+def test_the_correction_and_its_gradients_equal_the_slow_twins(num_matched):
+    torch.manual_seed(0)
+    head = SimilarityClassifier(logit_scale=50.0)
+    torch.nn.init.normal_(head.contract.weight)
+    evidence = torch.randn(40, head.expand.in_features)
+    direction = torch.zeros(40)
+    direction[torch.randperm(40)[:num_matched]] = torch.randn(num_matched)
+    fast, slow = head._correction(evidence), head._correction(evidence.clone().requires_grad_())
+    torch.testing.assert_close(fast, slow)
+    weights = [head.expand.weight, head.expand.bias, head.contract.weight]
+    of_fast, of_slow = (torch.autograd.grad(out @ direction, weights) for out in (fast, slow))
+    for one, other in zip(of_fast, of_slow, strict=True):
+        torch.testing.assert_close(one, other)
 
 
 def test_guidance_ignores_the_order_of_names_and_padding():
