@@ -59,8 +59,7 @@ class MultiheadAttention(nn.Module):
         query, key, value = (
             x.unflatten(-1, (self.heads, -1)).transpose(1, 2).expand(batch, -1, -1, -1) for x in (query, key, value)
         )
-        in_bf16 = query.device.type == "cpu" and query.dtype == torch.bfloat16
-        attend = _attend_in_bf16 if in_bf16 else F.scaled_dot_product_attention
+        attend = _attend_in_bf16 if _is_bf16_on_cpu(query) else F.scaled_dot_product_attention
         return attend(query, key, value, attn_mask=is_read).transpose(1, 2).flatten(2)
 
 
@@ -138,11 +137,11 @@ class TemporalDeformableAttention(nn.Module):
         offsets = self.offsets(queries).float().unflatten(-1, self.sampling)
         locations = self.locations(references.float(), offsets, lengths)
         shape = (memory.shape[0], queries.shape[1], *self.sampling)
-        # every path on a CPU computes in float32: kept so, nothing is converted on the way there and back
-        is_kept = values.device.type == "cpu" and values.dtype == torch.bfloat16
-        with torch.autocast("cpu", enabled=False) if is_kept else contextlib.nullcontext():
+        # every path on a CPU computes in float32: without autocast nothing is converted on the way there and back
+        in_bf16 = _is_bf16_on_cpu(values)
+        with torch.autocast("cpu", enabled=False) if in_bf16 else contextlib.nullcontext():
             sampled = self.attend(
-                values.float() if is_kept else values,
+                values.float() if in_bf16 else values,
                 locations.expand(shape),
                 weights.unflatten(-1, (levels, points)).expand(shape),
                 lengths,
@@ -173,6 +172,10 @@ def pairwise_cosine(a: Tensor, b: Tensor) -> Tensor:
     with torch.autocast(a.device.type, enabled=False):
         unit_a, unit_b = (F.normalize(x.float(), dim=-1, eps=1e-6) for x in (a, b))
         return unit_a @ unit_b.transpose(-1, -2)
+
+
+def _is_bf16_on_cpu(tensor: Tensor) -> bool:
+    return tensor.device.type == "cpu" and tensor.dtype == torch.bfloat16
 
 
 def _attend_in_bf16(query: Tensor, key: Tensor, value: Tensor, *, attn_mask: Tensor | None) -> Tensor:

@@ -132,13 +132,13 @@ class SgqgLayer(nn.Module):
     ) -> Tensor:
         """content [B|1,Q,d], position [Q,d], references_cw [B|1,Q,2], F^ [B,T,d], T^ [B|1,K,d] -> Q^ [B,Q,d].
 
-        With queries beside, all that has a Q is given as rows [1,R,...] and returned as widened rows.
+        With queries beside, all that has a Q is given as rows [1,R,...], references_cw as widened rows, and so is Q^.
         """
         attended = self.self_attention(content, position, rows)  # Q_bar
         if rows is None:
             infused = self.infusion(attended, content, text)  # Q~, equation 3
         else:
-            content, position, references_cw = (rows.widen(one) for one in (content, position, references_cw))
+            content, position = rows.widen(content), rows.widen(position)
             infused = self._infuse_rows(attended, content, text, rows)
         return self.anchoring(infused, position, references_cw, visual, is_padding, rows)  # Q^, equation 4
 
@@ -188,12 +188,12 @@ class SGQG(nn.Module):
             rows = QueryRows(beside, windows=len(visual), learnable=len(content))
             content = rows.start(content, beside.content)
             position = rows.start(position, beside.position)
-            references_cw = rows.start(references_cw, beside.references_cw)
+            references_cw = rows.widen(rows.start(references_cw, beside.references_cw))
         queries, segments_cw = [], []
         for layer in self.layers:
             content = layer(content, position, references_cw, visual, text, is_padding, rows)
             if rows is not None:
-                position, references_cw = rows.widen(position), rows.widen(references_cw)
+                position = rows.widen(position)
             queries.append(content)
             segments_cw.append(self.segment_head(content, references_cw))
             references_cw = self.next_references(references_cw, segments_cw[-1])

@@ -127,7 +127,7 @@ class Unfused(nn.Module):
         self.feed_forward = feed_forward
 
     def forward(self, x: Tensor, other: Tensor, is_padding: Tensor | None, other_is_padding: Tensor | None) -> Tensor:
-        """x [B|1,N,d] -> [B|1,N,d]."""
+        """x [B|1,N,d], is_padding [B,N] of x -> [B|1,N,d]."""
         return self.feed_forward(x, is_padding)
 
 
